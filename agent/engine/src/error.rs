@@ -1,0 +1,42 @@
+use crate::Provider;
+
+/// Why a batch did not run. The text is for the site's own log and reply: it never leaves the site.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the requests of the batch differ in input {index}")]
+    Shape { index: usize },
+    #[error("the model gave {got} rows for a batch of {expected}: it does not batch along the first axis")]
+    OutputRows { expected: usize, got: usize },
+    #[error("the runtime refused the inputs: {detail}")]
+    Input { detail: String },
+    #[error("the runtime failed: {detail}")]
+    Run { detail: String },
+    #[error("the device is lost: {detail}")]
+    DeviceLost { detail: String },
+    #[error("the engine panicked: {detail}")]
+    Panicked { detail: String },
+    #[error("the model keeps no state: it has no {operation}")]
+    Stateless { operation: &'static str },
+    #[error("the request was cancelled")]
+    Cancelled,
+}
+
+/// Why a model did not load.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot read the model")]
+    Read {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the runtime refused the model: {detail}")]
+    Refused { detail: String },
+    #[error("no provider of the list could load the model: {detail}")]
+    NoProvider { detail: String },
+    #[error("the model requires {required}, but {detail}")]
+    Required { required: Provider, detail: String },
+    #[error("the model uses {what}, which Mast does not serve")]
+    Unsupported { what: String },
+    #[error("the build of the {provider} engine failed: {detail}")]
+    Build { provider: Provider, detail: String },
+}

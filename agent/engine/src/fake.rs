@@ -1,0 +1,145 @@
+//! An engine without a runtime, for the tests of the request path. It is never in a backend list of the
+//! daemon: only tests build a [`FakeBackend`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::{
+    Attempt, Backend, Batch, DataType, Device, Dim, Engine, EngineError, LoadError, LoadOptions, Loaded,
+    ModelSource, Outputs, PendingBuild, Placement, Provider, Signature, Tensor, TensorSpec, gather, scatter,
+};
+
+/// How fake engines behave.
+#[derive(Debug, Clone, Default)]
+pub struct FakeScript {
+    /// How long one run takes.
+    pub compute: Duration,
+    /// Every n-th run fails; 0 never.
+    pub fail_every: u64,
+    /// Every n-th run panics; 0 never.
+    pub panic_every: u64,
+    /// The load itself fails with this text.
+    pub refuse_load: Option<String>,
+    /// A background build is offered, which takes this long.
+    pub pending_build: Option<Duration>,
+    /// Runs wait while a test holds this; they are counted before.
+    pub hold: Arc<Mutex<()>>,
+    /// Background builds wait while a test holds this.
+    pub hold_build: Arc<Mutex<()>>,
+    /// A run fails when this is a first value of one of its members.
+    pub fail_on: Option<f32>,
+    /// The device is lost when this is a first value of one of its members.
+    pub lose_on: Option<f32>,
+}
+
+/// Echoes FP32 `[batch, 4]` from `input` to `output`.
+#[derive(Debug, Default)]
+pub struct FakeBackend {
+    pub script: FakeScript,
+    /// Batches run by all engines of this backend.
+    pub runs: Arc<AtomicU64>,
+}
+
+impl FakeBackend {
+    pub fn new(script: FakeScript) -> Self {
+        Self { script, runs: Arc::default() }
+    }
+
+    fn engine(&self, provider: Provider) -> Box<dyn Engine> {
+        Box::new(FakeEngine::new(self.script.clone(), Arc::clone(&self.runs), provider))
+    }
+}
+
+impl Backend for FakeBackend {
+    fn device(&self) -> Device {
+        Device { id: "fake".to_owned(), name: "Fake device".to_owned() }
+    }
+
+    fn providers(&self) -> &[Provider] {
+        &Provider::ALL
+    }
+
+    fn load(&self, _source: &ModelSource, _options: &LoadOptions) -> Result<Loaded, LoadError> {
+        if let Some(detail) = &self.script.refuse_load {
+            return Err(LoadError::Refused { detail: detail.clone() });
+        }
+        let pending = self.script.pending_build.map(|duration| {
+            let better = self.engine(Provider::TensorRt);
+            let hold = Arc::clone(&self.script.hold_build);
+            PendingBuild::new(Provider::TensorRt, move |progress| {
+                progress.set(1, Some(2));
+                std::thread::sleep(duration);
+                drop(hold.lock());
+                progress.set(2, Some(2));
+                Ok(better)
+            })
+        });
+        Ok(Loaded { engine: self.engine(Provider::Cpu), pending })
+    }
+}
+
+#[derive(Debug)]
+pub struct FakeEngine {
+    script: FakeScript,
+    runs: Arc<AtomicU64>,
+    signature: Signature,
+    placement: Placement,
+}
+
+impl FakeEngine {
+    pub fn new(script: FakeScript, runs: Arc<AtomicU64>, provider: Provider) -> Self {
+        let spec = |name: &str| TensorSpec {
+            name: name.to_owned(),
+            datatype: DataType::Fp32,
+            shape: vec![Dim::Dynamic(Some("batch".to_owned())), Dim::Fixed(4)],
+        };
+        let signature = Signature { inputs: vec![spec("input")], outputs: vec![spec("output")] };
+        let placement = Placement {
+            provider,
+            device: Device { id: "fake".to_owned(), name: "Fake device".to_owned() },
+            attempts: vec![Attempt { provider, failure: None }],
+            assignments: Vec::new(),
+        };
+        Self { script, runs, signature, placement }
+    }
+}
+
+impl Engine for FakeEngine {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Outputs>, EngineError> {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
+        let every = |n: u64| n > 0 && run.is_multiple_of(n);
+        if every(self.script.panic_every) {
+            panic!("scripted panic in run {run}");
+        }
+        drop(self.script.hold.lock());
+        let has = |value: Option<f32>| value.is_some_and(|value| holds(batch, value));
+        if has(self.script.lose_on) {
+            return Err(EngineError::DeviceLost { detail: "scripted loss".to_owned() });
+        }
+        if has(self.script.fail_on) {
+            return Err(EngineError::Run { detail: "scripted failure of an input".to_owned() });
+        }
+        if !self.script.compute.is_zero() {
+            std::thread::sleep(self.script.compute);
+        }
+        if every(self.script.fail_every) {
+            return Err(EngineError::Run { detail: format!("scripted failure in run {run}") });
+        }
+        let joined: Tensor = gather(batch, 0)?;
+        scatter(batch, vec![joined])
+    }
+}
+
+fn holds(batch: &Batch, value: f32) -> bool {
+    let first = |tensor: &Tensor| tensor.data().bytes().first_chunk() == Some(&value.to_le_bytes());
+    batch.members.iter().flat_map(|member| &member.inputs).any(first)
+}

@@ -1,0 +1,185 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{
+    Batch, BufferMut, Device, EngineError, LoadError, Outputs, Placement, Provider, Signature, Tensor,
+};
+
+/// One physical device: owns its memory, caches and budget, and loads models into engines.
+pub trait Backend: Send + Sync + fmt::Debug {
+    fn device(&self) -> Device;
+
+    /// Providers this backend can be asked for; which of them work is found out at load.
+    fn providers(&self) -> &[Provider];
+
+    /// Loads a model. Blocking; called from a thread that may block.
+    ///
+    /// # Errors
+    /// [`LoadError`], when no provider of `options.providers` can run the model as `options` demands.
+    fn load(&self, source: &ModelSource, options: &LoadOptions) -> Result<Loaded, LoadError>;
+
+    /// Memory that this backend's engines read without another copy.
+    fn allocate(&self, len: usize) -> BufferMut {
+        BufferMut::heap(len)
+    }
+}
+
+/// Where a model's bytes are.
+#[derive(Debug, Clone)]
+pub struct ModelSource {
+    pub name: String,
+    pub version: u64,
+    /// The `.onnx` file; external data files lie beside it.
+    pub path: PathBuf,
+}
+
+/// What the model's own configuration asks of the engine.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// In order of preference.
+    pub providers: Vec<Provider>,
+    /// The load fails unless this provider runs every node but shape arithmetic.
+    pub require: Option<Provider>,
+    /// Threads inside one operator; 0 lets the backend choose.
+    pub threads: usize,
+    /// Whether idle threads spin; `None` lets the backend choose by the number of cores.
+    pub spinning: Option<bool>,
+    /// Device memory the provider's arena may use; `None` is no limit.
+    pub device_memory_limit_bytes: Option<u64>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            providers: vec![Provider::TensorRt, Provider::Cuda, Provider::Cpu],
+            require: None,
+            threads: 0,
+            spinning: None,
+            device_memory_limit_bytes: None,
+        }
+    }
+}
+
+/// A model that serves, and perhaps a better engine that still has to be built.
+pub struct Loaded {
+    pub engine: Box<dyn Engine>,
+    /// A build that takes minutes (TensorRT). It runs beside the serving engine, which is replaced when done.
+    pub pending: Option<PendingBuild>,
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("engine", &self.engine).field("pending", &self.pending).finish()
+    }
+}
+
+type Build = Box<dyn FnOnce(&BuildProgress) -> Result<Box<dyn Engine>, LoadError> + Send>;
+
+/// An engine that can be built in the background.
+pub struct PendingBuild {
+    pub provider: Provider,
+    progress: Arc<BuildProgress>,
+    build: Build,
+}
+
+impl PendingBuild {
+    pub fn new(
+        provider: Provider,
+        build: impl FnOnce(&BuildProgress) -> Result<Box<dyn Engine>, LoadError> + Send + 'static,
+    ) -> Self {
+        Self { provider, progress: Arc::default(), build: Box::new(build) }
+    }
+
+    /// What the build has done so far; may be read while [`PendingBuild::run`] runs on another thread.
+    pub fn progress(&self) -> Arc<BuildProgress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Builds; minutes. Run it on a thread of its own.
+    ///
+    /// # Errors
+    /// [`LoadError::Build`] and the other load errors; the serving engine is not touched.
+    pub fn run(self) -> Result<Box<dyn Engine>, LoadError> {
+        (self.build)(&self.progress)
+    }
+}
+
+impl fmt::Debug for PendingBuild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingBuild").field("provider", &self.provider).finish_non_exhaustive()
+    }
+}
+
+/// Subgraphs done so far of a build; the total where the builder knows it.
+#[derive(Debug, Default)]
+pub struct BuildProgress {
+    done: AtomicU32,
+    total: AtomicU32,
+}
+
+impl BuildProgress {
+    pub fn set(&self, done: u32, total: Option<u32>) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// (done, total when known)
+    pub fn get(&self) -> (u32, Option<u32>) {
+        let total = self.total.load(Ordering::Relaxed);
+        (self.done.load(Ordering::Relaxed), (total > 0).then_some(total))
+    }
+}
+
+/// Names a member of a batch, and the state an engine keeps for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberId(pub u64);
+
+/// One loaded model. Synchronous: it is owned and driven by one thread.
+pub trait Engine: Send + fmt::Debug {
+    fn signature(&self) -> &Signature;
+
+    /// Where the model really runs, read back from the runtime.
+    fn placement(&self) -> &Placement;
+
+    /// Runs stateless members to their end. One row of outputs per member, in the members' order.
+    ///
+    /// # Errors
+    /// [`EngineError`] for the whole batch; the engine stays usable unless it is
+    /// [`EngineError::DeviceLost`].
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Outputs>, EngineError>;
+
+    /// Bytes of device or host memory that one member costs while it is in a batch.
+    fn member_bytes(&self, inputs: &[Tensor]) -> u64 {
+        inputs.iter().map(|tensor| u64::try_from(tensor.data().len()).unwrap_or(u64::MAX)).sum()
+    }
+
+    /// Begins state for a member, which then takes part in every [`Engine::step`] until it is closed.
+    ///
+    /// # Errors
+    /// [`EngineError::Stateless`] for models without state.
+    fn open(&mut self, _member: MemberId) -> Result<(), EngineError> {
+        Err(EngineError::Stateless { operation: "open" })
+    }
+
+    /// One step for the given members; members may join and leave between steps.
+    ///
+    /// # Errors
+    /// [`EngineError::Stateless`] for models without state.
+    fn step(&mut self, _batch: &Batch) -> Result<Vec<Outputs>, EngineError> {
+        Err(EngineError::Stateless { operation: "step" })
+    }
+
+    /// Ends a member's state; unknown members are fine.
+    fn close(&mut self, _member: MemberId) {}
+}
+
+/// Runs the parts of a model that another backend lacks, on the CPU.
+pub trait SubgraphRunner: Send + Sync + fmt::Debug {
+    /// Loads a model that is only in memory (an ONNX protobuf).
+    ///
+    /// # Errors
+    /// [`LoadError`], when the runtime refuses it.
+    fn load_subgraph(&self, model: &[u8]) -> Result<Box<dyn Engine>, LoadError>;
+}

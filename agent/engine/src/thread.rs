@@ -1,0 +1,81 @@
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::{Batch, Engine, EngineError, Outputs};
+
+/// What an engine thread does next.
+#[derive(Debug)]
+pub enum Work {
+    Run(Batch),
+    /// A better engine for the same model is ready (a TensorRT build that ended).
+    Replace(Box<dyn Engine>),
+    Stop,
+}
+
+/// The scheduler's end of an engine thread.
+pub trait Feed: Send + 'static {
+    /// Blocks until there is work. Called only when the engine is free.
+    fn next(&mut self) -> Work;
+
+    /// Takes the outcome of the batch that [`Feed::next`] gave last, one row of outputs per member.
+    fn complete(&mut self, batch: Batch, result: Result<Vec<Outputs>, EngineError>, compute: Duration);
+}
+
+/// The OS thread that owns an engine. A panic inside the engine is the batch's error, not the daemon's end.
+#[derive(Debug)]
+pub struct EngineThread {
+    join: Option<JoinHandle<()>>,
+}
+
+impl EngineThread {
+    /// # Errors
+    /// The system's, when no thread can be started.
+    pub fn spawn(name: &str, engine: Box<dyn Engine>, feed: impl Feed) -> std::io::Result<Self> {
+        let join = std::thread::Builder::new().name(name.to_owned()).spawn(move || drive(engine, feed))?;
+        Ok(Self { join: Some(join) })
+    }
+
+    /// Whether the thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.join.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end; the feed must have been told to stop.
+    pub fn join(mut self) {
+        if let Some(join) = self.join.take() {
+            // The thread catches the engine's panics, so an error here is a bug in the feed, which the
+            // panic hook has printed already.
+            join.join().ok();
+        }
+    }
+}
+
+fn drive(mut engine: Box<dyn Engine>, mut feed: impl Feed) {
+    loop {
+        match feed.next() {
+            Work::Run(batch) => {
+                let started = Instant::now();
+                let result = catch_unwind(AssertUnwindSafe(|| engine.run(&batch)))
+                    .unwrap_or_else(|panic| Err(EngineError::Panicked { detail: describe(&*panic) }));
+                feed.complete(batch, result, started.elapsed());
+            }
+            Work::Replace(better) => engine = better,
+            Work::Stop => return,
+        }
+    }
+}
+
+fn describe(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown panic".to_owned())
+}
+
+impl fmt::Display for EngineThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.join.as_ref().and_then(|join| join.thread().name());
+        f.write_str(name.unwrap_or("engine"))
+    }
+}
