@@ -14,11 +14,12 @@ pub struct Batch {
     /// The outbox stream.
     #[serde(with = "crate::fixed::hex_u64")]
     pub epoch: u64,
-    /// The lowest number this box still holds: all below were acknowledged and will not come again.
+    /// The lowest number this box still waits for an acknowledgement of. What is below and has not come was acknowledged
+    /// before, folded (a roll-up with a higher number says so) or lost, and will not come under its own number again.
     pub oldest_seq: u64,
-    /// The first number the records stand for.
+    /// The number of the first record.
     pub first_seq: u64,
-    /// The last number the records stand for.
+    /// The number of the last record.
     pub last_seq: u64,
     /// How the records are written.
     pub codec: Codec,
@@ -48,9 +49,8 @@ impl Batch {
     /// A batch of `records`, which must be in order; `None` if there are none.
     #[must_use]
     pub fn new(epoch: u64, oldest_seq: u64, records: Vec<Sequenced>) -> Option<Self> {
-        let covers = |sequenced: &Sequenced| sequenced.record.covers(sequenced.seq);
-        let first_seq = records.iter().map(|record| covers(record).0).min()?;
-        let last_seq = records.iter().map(|record| covers(record).1).max()?;
+        let first_seq = records.first()?.seq;
+        let last_seq = records.last()?.seq;
         Some(Self {
             v: FormatVersion,
             epoch,
@@ -87,11 +87,11 @@ mod tests {
     #[test]
     fn a_batch_is_what_the_spec_shows() {
         let record = Gap { first_seq: 7, last_seq: 9, reason: GapReason::Damaged }.into();
-        let batch = Batch::new(255, 3, vec![Sequenced { seq: 9, record }]).unwrap();
+        let batch = Batch::new(255, 3, vec![Sequenced { seq: 12, record }]).unwrap();
         let bytes = batch.encode().unwrap();
         assert_eq!(
             String::from_utf8(bytes.clone()).unwrap(),
-            r#"{"v":1,"epoch":"00000000000000ff","oldest_seq":3,"first_seq":7,"last_seq":9,"codec":"json","records":[{"seq":9,"record":{"v":1,"body":{"gap":{"first_seq":7,"last_seq":9,"reason":"damaged"}}}}]}"#
+            r#"{"v":1,"epoch":"00000000000000ff","oldest_seq":3,"first_seq":12,"last_seq":12,"codec":"json","records":[{"seq":12,"record":{"v":1,"body":{"gap":{"first_seq":7,"last_seq":9,"reason":"damaged"}}}}]}"#
         );
         assert_eq!(Batch::decode(&bytes).unwrap(), batch);
         assert!(Batch::new(255, 3, Vec::new()).is_none());

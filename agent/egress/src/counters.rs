@@ -111,17 +111,8 @@ impl Counters {
     /// Adds every sum of `other`.
     pub fn add(&mut self, other: &Self) {
         // Taken apart by name: a field that is added later cannot be forgotten here.
-        let Self {
-            requests,
-            failed,
-            rejected,
-            inferences,
-            batches,
-            queue_us,
-            batch_us,
-            compute_us,
-            compute,
-        } = other;
+        let Self { requests, failed, rejected, inferences, batches, queue_us, batch_us, compute_us, compute } =
+            other;
         for (sum, value) in [
             (&mut self.requests, requests),
             (&mut self.inferences, inferences),

@@ -138,28 +138,24 @@ impl Record {
     /// [`Error::TooLong`], [`Error::Decode`], or [`Error::Inconsistent`] for a range that ends before it starts.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let record: Self = decode(Self::WHAT, bytes, RECORD_LIMIT_BYTES)?;
-        let range = match &record.body {
-            Body::Rollup(rollup) => Some((rollup.first_seq, rollup.last_seq)),
-            Body::Gap(gap) => Some((gap.first_seq, gap.last_seq)),
-            Body::Interval(_) | Body::Agent(_) => None,
-        };
-        match range {
-            Some((first, last)) if first > last => {
-                Err(Error::Inconsistent { what: Self::WHAT, rule: "first_seq is not above last_seq" })
-            }
-            _ => Ok(record),
+        if record.explains().any(|[first, last]| first > last) {
+            return Err(Error::Inconsistent {
+                what: Self::WHAT,
+                rule: "a range does not end before it starts",
+            });
         }
+        Ok(record)
     }
 
-    /// The numbers this record stands for when it is stored as `seq`: a roll-up's or a gap's range, else itself.
-    #[must_use]
-    pub fn covers(&self, seq: u64) -> (u64, u64) {
-        match &self.body {
-            Body::Rollup(Rollup { first_seq, last_seq, .. }) | Body::Gap(Gap { first_seq, last_seq, .. }) => {
-                ((*first_seq).min(seq), (*last_seq).max(seq))
-            }
-            Body::Interval(_) | Body::Agent(_) => (seq, seq),
-        }
+    /// The ranges of other numbers that this record explains, `[first, last]` each: those folded into a roll-up, those lost in
+    /// a gap. A record that was received under a number in such a range of a roll-up is in the roll-up's sums.
+    pub fn explains(&self) -> impl Iterator<Item = [u64; 2]> {
+        let (range, earlier) = match &self.body {
+            Body::Rollup(rollup) => (Some([rollup.first_seq, rollup.last_seq]), rollup.earlier.as_slice()),
+            Body::Gap(gap) => (Some([gap.first_seq, gap.last_seq]), &[][..]),
+            Body::Interval(_) | Body::Agent(_) => (None, &[][..]),
+        };
+        earlier.iter().copied().chain(range)
     }
 }
 
@@ -192,17 +188,19 @@ impl Egress for Record {
 mod tests {
     use super::*;
 
-    const INTERVAL: &str = r#"{"v":1,"body":{"interval":{"model":"efficientnet-lite0","version":"1","provider":"tensorrt","start_unix_ms":1,"end_unix_ms":2,"clock":"synchronised","duration_ms":1,"counters":{"requests":1,"failed":{"engine":2},"refused":0,"rejected":{"queue_full":3},"inferences":1,"batches":1,"queue_us":1,"batch_us":1,"compute_us":1,"compute":[1,0,0,0,0,0,0,0,0,0,0,0,0,0]},"pending":0,"resident_bytes":0}}}"#;
+    const INTERVAL: &str = r#"{"v":1,"body":{"interval":{"model":"efficientnet-lite0","version":"1","provider":"tensorrt","start_unix_ms":1,"end_unix_ms":2,"clock":"synchronised","duration_ms":1,"counters":{"requests":1,"failed":{"engine":2},"rejected":{"busy":3},"inferences":1,"batches":1,"queue_us":1,"batch_us":1,"compute_us":1,"compute":[1,0,0,0,0,0,0,0,0,0,0,0,0,0]}}}}"#;
 
     #[test]
     fn a_record_is_read_strictly() {
-        let check = |text: String, wanted: bool| assert_eq!(Record::decode(text.as_bytes()).is_ok(), wanted, "{text}");
+        let check = |text: String, wanted: bool| {
+            assert_eq!(Record::decode(text.as_bytes()).is_ok(), wanted, "{text}")
+        };
         check(INTERVAL.to_owned(), true);
         check(INTERVAL.replace(r#""v":1"#, r#""v":2"#), false);
         check(INTERVAL.replace("efficientnet-lite0", "A name with words"), false);
         check(INTERVAL.replace("tensorrt", "abacus"), false);
-        check(INTERVAL.replace(r#""pending":0"#, r#""pending":-1"#), false);
-        check(INTERVAL.replace(r#""pending":0"#, r#""pending":0,"note":"text""#), false);
+        check(INTERVAL.replace(r#""duration_ms":1"#, r#""duration_ms":-1"#), false);
+        check(INTERVAL.replace(r#""duration_ms":1"#, r#""duration_ms":1,"note":"text""#), false);
         check(INTERVAL.replace(r#""requests":1"#, r#""requests":1,"note":"text""#), false);
         check(INTERVAL.replace(r#""engine":2"#, r#""text":2"#), false);
         check(INTERVAL.replace("[1,0", "[1,0,0"), false);
@@ -216,6 +214,6 @@ mod tests {
     fn what_is_read_is_written_the_same() {
         let record = Record::decode(INTERVAL.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(record.encode().unwrap()).unwrap(), INTERVAL);
-        assert_eq!(record.covers(5), (5, 5));
+        assert_eq!(record.explains().count(), 0);
     }
 }

@@ -6,9 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Body, Counters, Egress, Error, Ident, Provider, Record};
 
+/// The most ranges in [`Rollup::earlier`]. There is more than one only if a hub acknowledged records between two foldings and
+/// not the roll-up of the first; past the limit the oldest ranges, which no hub waits for any more, are forgotten.
+const EARLIER_LIMIT: usize = 64;
+
 /// What stands for the records `first_seq..=last_seq`.
 ///
-/// A roll-up is itself a record and can be folded again: the sums come out the same in any order of folding.
+/// It is stored under a number of its own, above them. A roll-up is itself a record and can be folded again: the sums come out the same in any order of folding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rollup {
@@ -16,6 +20,8 @@ pub struct Rollup {
     pub first_seq: u64,
     /// The last number it stands for.
     pub last_seq: u64,
+    /// Ranges `[first, last]` that roll-ups folded into this one stood for, ascending.
+    pub earlier: Vec<[u64; 2]>,
     /// Records folded in, of any kind; a roll-up that is folded brings its own count.
     pub records: u64,
     /// Of these, those that could not be read: their contents are lost.
@@ -55,6 +61,9 @@ pub struct ModelSum {
 /// Folds records into one.
 #[derive(Debug, Default)]
 pub struct RollupBuilder {
+    /// The lowest and highest number added.
+    added: Option<(u64, u64)>,
+    earlier: Vec<[u64; 2]>,
     records: u64,
     unreadable: u64,
     lost: u64,
@@ -74,12 +83,13 @@ impl RollupBuilder {
 
     /// Folds in the record stored as `seq`. Bytes that are no record are counted and take their number with them.
     pub fn add(&mut self, seq: u64, bytes: &[u8]) {
+        let (lowest, highest) = self.added.unwrap_or((seq, seq));
+        self.added = Some((lowest.min(seq), highest.max(seq)));
         let Ok(record) = Record::decode(bytes) else {
             self.records = self.records.saturating_add(1);
             self.unreadable = self.unreadable.saturating_add(1);
             return;
         };
-        let (first, last) = record.covers(seq);
         match record.body {
             Body::Interval(interval) => {
                 self.records = self.records.saturating_add(1);
@@ -91,9 +101,10 @@ impl RollupBuilder {
                 self.records = self.records.saturating_add(1);
                 self.widen(Some(agent.start_unix_ms), Some(agent.end_unix_ms));
             }
-            Body::Gap(_) => {
+            Body::Gap(gap) => {
                 self.records = self.records.saturating_add(1);
-                self.lost = self.lost.saturating_add(last - first).saturating_add(1);
+                self.lost = self.lost.saturating_add(gap.last_seq - gap.first_seq).saturating_add(1);
+                self.earlier.push([gap.first_seq, gap.last_seq]);
             }
             Body::Rollup(rollup) => self.add_rollup(rollup),
         }
@@ -104,10 +115,13 @@ impl RollupBuilder {
     /// Models that do not fit are summed into `others`, those with the fewest requests first.
     ///
     /// # Errors
-    /// [`Error::Inconsistent`] if the range ends before it starts.
+    /// [`Error::Inconsistent`] if the range ends before it starts or does not have every number that was added.
     pub fn finish(self, first_seq: u64, last_seq: u64) -> Result<Vec<u8>, Error> {
         if first_seq > last_seq {
             return Err(Error::Inconsistent { what: "roll-up", rule: "first_seq is not above last_seq" });
+        }
+        if self.added.is_some_and(|(lowest, highest)| lowest < first_seq || highest > last_seq) {
+            return Err(Error::Inconsistent { what: "roll-up", rule: "every number added is in its range" });
         }
         let mut models: Vec<ModelSum> = self
             .models
@@ -121,10 +135,11 @@ impl RollupBuilder {
                 counters,
             })
             .collect();
-        models.sort_by(|a, b| b.counters.requests.cmp(&a.counters.requests));
+        models.sort_by_key(|sum| std::cmp::Reverse(sum.counters.requests));
         let mut rollup = Rollup {
             first_seq,
             last_seq,
+            earlier: merged(self.earlier, [first_seq, last_seq]),
             records: self.records,
             unreadable: self.unreadable,
             lost: self.lost,
@@ -157,6 +172,8 @@ impl RollupBuilder {
         self.unreadable = self.unreadable.saturating_add(rollup.unreadable);
         self.lost = self.lost.saturating_add(rollup.lost);
         self.widen(rollup.start_unix_ms, rollup.end_unix_ms);
+        self.earlier.extend(rollup.earlier);
+        self.earlier.push([rollup.first_seq, rollup.last_seq]);
         self.others.add(&rollup.others);
         self.other_models = self.other_models.saturating_add(rollup.other_models);
         for sum in rollup.models {
@@ -182,6 +199,21 @@ impl RollupBuilder {
         self.start_unix_ms = self.start_unix_ms.into_iter().chain(start).min();
         self.end_unix_ms = self.end_unix_ms.into_iter().chain(end).max();
     }
+}
+
+/// Ascending, without overlaps, without what is in `own`; the newest [`EARLIER_LIMIT`] of them.
+fn merged(mut ranges: Vec<[u64; 2]>, own: [u64; 2]) -> Vec<[u64; 2]> {
+    ranges.retain(|[first, last]| *first < own[0] || *last > own[1]);
+    ranges.sort_unstable();
+    let mut merged: Vec<[u64; 2]> = Vec::with_capacity(ranges.len());
+    for [first, last] in ranges {
+        match merged.last_mut() {
+            Some(before) if first <= before[1].saturating_add(1) => before[1] = before[1].max(last),
+            _ => merged.push([first, last]),
+        }
+    }
+    let surplus = merged.len().saturating_sub(EARLIER_LIMIT);
+    merged.split_off(surplus)
 }
 
 #[cfg(test)]

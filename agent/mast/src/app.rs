@@ -1,0 +1,339 @@
+//! The agent: built from its configuration, spawned as tasks, drained in order. The only file that knows every
+//! part; each is handed what it needs of the others through a small trait or a closure.
+//!
+//! Tasks: the two listeners and the control socket (`front`), the loading of the models, the recorder of metric
+//! records and the keeper of `mast uplink` (only with a hub), and a slow tick for watchdog and log. A task that
+//! ends by itself ends the agent in order; systemd starts it again and the journal has lost nothing.
+
+mod data_dir;
+mod memory;
+mod notify;
+mod observe;
+mod outbox;
+mod recorder;
+mod uplink;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::Backend;
+use engine_ort::OrtBackend;
+use serve::Serve;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::config::{Config, ConfigError};
+use crate::exit::{Exit, chain};
+use crate::logging::Repeats;
+use data_dir::DataDir;
+use observe::Observer;
+use outbox::Outbox;
+use recorder::Recorder;
+use uplink::{Uplink, UplinkView};
+
+/// Without a watchdog the slow tick still reports repeated log lines.
+const TICK: Duration = Duration::from_secs(10);
+
+/// What the tasks have beyond their budgets to be gone.
+const END_GRACE: Duration = Duration::from_secs(2);
+
+/// Everything that can fail at start has been done; nothing runs yet.
+#[derive(Debug)]
+pub(crate) struct App {
+    config: Config,
+    repeats: Repeats,
+    _data_dir: DataDir,
+    serve: Arc<Serve>,
+    front: front::Bound,
+    control: UnixListener,
+    outbox: Option<Arc<Outbox>>,
+    uplink: Option<Uplink<Outbox>>,
+    observer: Arc<Observer>,
+    started: Instant,
+}
+
+/// Why the agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    #[error("the configuration cannot be used")]
+    Config(#[from] ConfigError),
+    #[error("cannot use the data directory {}: it must be a directory this user can write", path.display())]
+    DataDir { path: PathBuf, source: std::io::Error },
+    #[error("the data directory {} is in use by another agent: stop that one or use another --data-dir", path.display())]
+    Locked { path: PathBuf },
+    #[error("cannot open the outbox")]
+    Outbox(#[from] journal::Error),
+    #[error("ONNX Runtime cannot be used")]
+    Runtime(#[from] engine_ort::Error),
+    #[error("cannot listen")]
+    Listen(#[from] front::Error),
+    #[error("cannot listen on the control socket {}", path.display())]
+    Control { path: PathBuf, source: std::io::Error },
+    #[error("the agent's version is no identifier of the fleet")]
+    Identity(#[from] egress::Error),
+}
+
+impl BuildError {
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            BuildError::Config(_) | BuildError::Identity(_) => Exit::BadConfig,
+            BuildError::DataDir { .. }
+            | BuildError::Locked { .. }
+            | BuildError::Control { .. }
+            | BuildError::Outbox(_) => Exit::BadDataDir,
+            BuildError::Runtime(_) => Exit::NoRuntime,
+            BuildError::Listen(_) => Exit::CannotListen,
+        }
+    }
+}
+
+impl App {
+    pub(crate) async fn build(config: Config, repeats: Repeats) -> Result<Self, BuildError> {
+        let started = Instant::now();
+        let policy = config.policy()?;
+        let data_dir = DataDir::open(&config.data_dir())?;
+        let front = front::bind(config.listen.clone()).await?;
+        let control = data_dir.listen()?;
+
+        let resident_before_runtime = memory::resident_bytes();
+        let mut onnxruntime = config.onnxruntime.clone();
+        onnxruntime.cache_dir.get_or_insert_with(|| data_dir.cache());
+        let runtime = engine_ort::load(&onnxruntime)?;
+        let backend = Arc::new(OrtBackend::new(&runtime, &onnxruntime));
+        let backends: Vec<Arc<dyn Backend>> = vec![Arc::clone(&backend) as Arc<dyn Backend>];
+        let serve = Serve::new(config.serve.clone(), policy, backends);
+
+        let outbox = match &config.hub {
+            Some(_) => Some(Arc::new(Outbox::open(&data_dir.outbox(), &config.outbox)?)),
+            None => None,
+        };
+        let (uplink, view) = Self::uplink(&config, outbox.as_ref())?;
+        let observer = Arc::new(Observer {
+            started,
+            serve: Arc::clone(&serve),
+            addresses: front.addresses(),
+            config: config.clone(),
+            runtime,
+            backend,
+            resident_before_runtime,
+            outbox: outbox.clone(),
+            uplink: view,
+        });
+        Ok(Self { config, repeats, _data_dir: data_dir, serve, front, control, outbox, uplink, observer, started })
+    }
+
+    /// The keeper of the way out, where there is a hub and an outbox for it.
+    fn uplink(
+        config: &Config,
+        outbox: Option<&Arc<Outbox>>,
+    ) -> Result<(Option<Uplink<Outbox>>, Option<UplinkView>), BuildError> {
+        let (Some(hub), Some(site), Some(outbox)) = (&config.hub, &config.site, outbox) else {
+            return Ok((None, None));
+        };
+        let told = observe::uplink_config(hub, site, outbox.status().epoch)?;
+        let (uplink, view) = Uplink::new(told, Arc::clone(outbox), config.log.clone());
+        Ok((Some(uplink), Some(view)))
+    }
+
+    /// Starts the tasks. From here on nothing returns early.
+    pub(crate) fn spawn(self) -> Running {
+        let addresses = self.front.addresses();
+        tracing::info!(http = %addresses.http, metrics = %addresses.metrics, "listening");
+        let mut tasks = JoinSet::new();
+        let (stop_front, front_stops) = watch::channel(false);
+        let (stop_uplink, uplink_stops) = watch::channel(None);
+
+        let (observer, scraped) = (Arc::clone(&self.observer), self.observer);
+        let status = Arc::new(move || observer.status_json());
+        let more_metrics = Arc::new(move |text: &mut String| scraped.write_metrics(text));
+        let listen = &self.config.listen;
+        let control = front::serve_unix(self.control, listen, &self.serve, status, &front_stops);
+        let front = self.front.serve(&self.serve, Some(more_metrics), &front_stops).and(control);
+
+        let recorder = self.outbox.as_ref().map(|outbox| {
+            Recorder::new(Arc::clone(&self.serve), Arc::clone(outbox), self.started)
+        });
+        if let Some(uplink) = self.uplink {
+            tasks.spawn(async move {
+                uplink.run(uplink_stops).await;
+                Task::Uplink
+            });
+        }
+        let interval = self.config.hub.as_ref().map_or(TICK, link::Config::interval);
+        let (stop_recorder, recorder_stops) = watch::channel(());
+        if let Some(recorder) = recorder {
+            tasks.spawn(async move {
+                record(recorder, interval, recorder_stops).await;
+                Task::Recorder
+            });
+        }
+
+        let serve = Arc::clone(&self.serve);
+        let loading = tokio::spawn(async move {
+            let summary = serve.load_all().await;
+            let (ready, failed) = (summary.ready.len(), summary.failed.len());
+            tracing::info!(ready, failed, "models loaded");
+            notify::tell(&[sd_notify::NotifyState::Status(&format!("{ready} models ready, {failed} failed"))]);
+        });
+        notify::tell(&[sd_notify::NotifyState::Ready]);
+        Running {
+            tasks,
+            loading,
+            front,
+            stop_front,
+            stop_uplink,
+            stop_recorder,
+            serve: self.serve,
+            repeats: self.repeats,
+            config: self.config,
+            _data_dir: self._data_dir,
+        }
+    }
+}
+
+/// A task that ends only when told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Recorder,
+    Uplink,
+}
+
+/// Why the agent ends.
+#[derive(Debug)]
+pub(crate) enum Cause {
+    Signal(&'static str),
+    TaskEnded(String),
+}
+
+/// The agent at work.
+#[derive(Debug)]
+pub(crate) struct Running {
+    tasks: JoinSet<Task>,
+    loading: tokio::task::JoinHandle<()>,
+    front: front::Running,
+    stop_front: watch::Sender<bool>,
+    stop_uplink: watch::Sender<Option<Duration>>,
+    stop_recorder: watch::Sender<()>,
+    serve: Arc<Serve>,
+    repeats: Repeats,
+    config: Config,
+    _data_dir: DataDir,
+}
+
+impl Running {
+    /// Until a signal asks for the end or a task ends by itself.
+    pub(crate) async fn wait(&mut self) -> Cause {
+        let (mut terminate, mut interrupt) =
+            match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+                (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+                (Err(error), _) | (_, Err(error)) => {
+                    return Cause::TaskEnded(format!("cannot listen for signals: {error}"));
+                }
+            };
+        let mut tick = interval(notify::watchdog_interval().unwrap_or(TICK).min(TICK));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Every arm is cancel safe: signals are kept, join_next keeps its set, an interval keeps its time.
+            tokio::select! {
+                name = self.front.ended() => return Cause::TaskEnded(name),
+                _ = terminate.recv() => return Cause::Signal("SIGTERM"),
+                _ = interrupt.recv() => return Cause::Signal("SIGINT"),
+                Some(ended) = self.tasks.join_next() => {
+                    return Cause::TaskEnded(match ended {
+                        Ok(task) => format!("{task:?}"),
+                        Err(error) => error.to_string(),
+                    });
+                }
+                _ = tick.tick() => {
+                    self.repeats.report();
+                    notify::tell(&[sd_notify::NotifyState::Watchdog]);
+                }
+            }
+        }
+    }
+
+    /// Ends in order and within the budget: ready off, requests in flight finished, the last interval
+    /// committed, the last words to the hub. Names what did not end.
+    pub(crate) async fn drain(mut self, cause: Cause) -> Exit {
+        match &cause {
+            Cause::Signal(signal) => tracing::info!(signal, "stopping"),
+            Cause::TaskEnded(task) => tracing::error!(task, "a task of the agent ended; stopping"),
+        }
+        notify::tell(&[sd_notify::NotifyState::Stopping]);
+        self.loading.abort();
+        let uplink_budget = Duration::from_millis(self.config.shutdown.uplink_budget_ms);
+        let requests_budget = Duration::from_millis(self.config.shutdown.budget_ms) - uplink_budget;
+
+        let requests_end = Instant::now() + requests_budget;
+        let mut left = self.serve.drain(requests_budget).await;
+        self.stop_front.send_replace(true);
+        left.extend(self.front.finished(requests_end.saturating_duration_since(Instant::now())).await);
+        for name in &left {
+            tracing::warn!(name, "did not finish within the shutdown budget");
+        }
+        let last_words = async {
+            // The uplink sends what is committed, so the last interval comes first.
+            self.stop_recorder.send_replace(());
+            if self.config.hub.is_some() {
+                join(&mut self.tasks, |ended| ended == Task::Recorder).await;
+            }
+            self.stop_uplink.send_replace(Some(uplink_budget));
+            join(&mut self.tasks, |_| false).await;
+        };
+        let all_ended = timeout(uplink_budget + END_GRACE, last_words).await.is_ok();
+        self.repeats.report();
+        if !all_ended {
+            tracing::error!(tasks = self.tasks.len(), "tasks did not end within the shutdown budget");
+        }
+        tracing::info!("stopped");
+        match cause {
+            Cause::TaskEnded(_) => Exit::TaskEnded,
+            Cause::Signal(_) if !all_ended || !left.is_empty() => Exit::DrainTimeout,
+            Cause::Signal(_) => Exit::Ok,
+        }
+    }
+}
+
+/// Waits until `last` says so of a task that ended, or until all have ended.
+async fn join(tasks: &mut JoinSet<Task>, last: impl Fn(Task) -> bool) {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(task) if last(task) => return,
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "a task did not end in order"),
+        }
+    }
+}
+
+/// Closes an interval whenever it is over, and the partial one at the end.
+async fn record(mut recorder: Recorder, length: Duration, mut stop: watch::Receiver<()>) {
+    let mut interval = interval(length);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval.tick().await;
+    loop {
+        let stopping = tokio::select! {
+            _ = interval.tick() => false,
+            _ = stop.changed() => true,
+        };
+        let closed = tokio::task::spawn_blocking(move || {
+            let closed = recorder.close_interval();
+            (recorder, closed)
+        });
+        match closed.await {
+            Ok((back, Ok(()))) => recorder = back,
+            Ok((back, Err(error))) => {
+                tracing::error!(error = chain(&error), "metric records were not committed; the next will hold their counts");
+                recorder = back;
+            }
+            // Only a panic in there; the agent ends in order and says so.
+            Err(_) => return,
+        }
+        if stopping {
+            return;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What `GET /control/models` answers, as far as the command line reads it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serve::ModelConfig;
+
+use super::client::{Client, ClientError};
+
+pub(super) const PATH: &str = "/control/models";
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Catalog {
+    pub(super) models: Vec<Model>,
+    /// Every model of the repository, loaded or not.
+    pub(super) index: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Row {
+    pub(super) name: String,
+    /// Absent where no version is known.
+    #[serde(default)]
+    pub(super) version: String,
+    pub(super) state: String,
+    #[serde(default)]
+    pub(super) reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Model {
+    pub(super) name: String,
+    pub(super) version: u64,
+    pub(super) dir: PathBuf,
+    pub(super) placement: Placement,
+    pub(super) building: Option<Building>,
+    /// `model.toml`; read only when it is needed, so that a newer agent can still be listed.
+    pub(super) config: serde_json::Value,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Placement {
+    pub(super) provider: String,
+    pub(super) device: Device,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) assignments: Vec<Assignment>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Device {
+    pub(super) id: String,
+    pub(super) name: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Attempt {
+    pub(super) provider: String,
+    pub(super) failure: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Assignment {
+    pub(super) provider: String,
+    pub(super) nodes: usize,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Building {
+    pub(super) provider: String,
+    pub(super) elapsed_ms: u64,
+    pub(super) done: u32,
+    pub(super) total: Option<u32>,
+}
+
+/// What `mast infer` needs to know of a model: how a photo becomes its input and what its outputs mean.
+#[derive(Debug)]
+pub(super) struct Card {
+    pub(super) config: ModelConfig,
+    /// Where the label files lie.
+    pub(super) dir: PathBuf,
+}
+
+impl Card {
+    /// As the agent knows it.
+    pub(super) async fn of_agent(client: &Client, model: &str) -> Result<Self, CardError> {
+        let catalog: Catalog =
+            client.get_json(PATH, TIMEOUT).await.map_err(|source| CardError::Agent { source })?;
+        let Some(found) = catalog.models.into_iter().find(|found| found.name == model) else {
+            let names = catalog.index.into_iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
+            return Err(CardError::NotLoaded { model: model.to_owned(), names });
+        };
+        let config = serde_json::from_value(found.config)
+            .map_err(|source| CardError::Unreadable { model: model.to_owned(), source })?;
+        Ok(Self { config, dir: found.dir })
+    }
+
+    /// As a folder of a repository says, for an agent on another machine.
+    pub(super) fn of_dir(dir: &Path) -> Result<Self, CardError> {
+        let path = dir.join("model.toml");
+        let text =
+            fs::read_to_string(&path).map_err(|source| CardError::Read { path: path.clone(), source })?;
+        let config = ModelConfig::parse(&text).map_err(|source| CardError::Parse { path, source })?;
+        Ok(Self { config, dir: dir.to_owned() })
+    }
+
+    /// The lines of a label file; none when it cannot be read, for classes have numbers too.
+    pub(super) fn labels(&self, file: Option<&PathBuf>) -> Vec<String> {
+        let text = file.and_then(|file| fs::read_to_string(self.dir.join(file)).ok()).unwrap_or_default();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+}
+
+/// Why nothing is known about a model.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CardError {
+    #[error(
+        "the agent cannot be asked how a photo becomes this model's input; --model-dir can say it instead"
+    )]
+    Agent { source: ClientError },
+    #[error("model '{model}' is not loaded; in the repository: {names}")]
+    NotLoaded { model: String, names: String },
+    #[error("the configuration of model '{model}' cannot be understood; is the agent of another version?")]
+    Unreadable { model: String, source: serde_json::Error },
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{} is wrong", path.display())]
+    Parse { path: PathBuf, source: serve::Error },
+}

@@ -1,0 +1,112 @@
+//! The command line: one binary for the daemon and for the person at the box.
+
+pub(crate) mod client;
+pub(crate) mod infer;
+pub(crate) mod models;
+pub(crate) mod status;
+
+mod catalog;
+mod classify;
+mod detect;
+mod findings;
+mod photo;
+mod reply;
+mod report;
+pub(crate) mod table;
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit::{Exit, chain};
+
+/// Mast, the inference agent of a modular telco site.
+#[derive(Debug, Parser)]
+#[command(name = "mast", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent: serve the models of a folder, within policy, and report to the hub if one is configured
+    Run(RunArgs),
+    /// Send one inference to the running agent: a photo, or a v2 JSON request
+    Infer(infer::InferArgs),
+    /// What is loaded, and what really runs each model
+    Models(ConnectArgs),
+    /// What runs where, queues, outbox and broker
+    Status(ConnectArgs),
+    /// Check this box: library, providers, ports, disk, clock, broker, certificates. Works with the daemon down
+    Doctor(crate::doctor::DoctorArgs),
+    /// The process with the way out; started by `mast run`, never by hand
+    #[command(hide = true)]
+    Uplink(UplinkArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UplinkArgs {
+    #[arg(long)]
+    pub(crate) log_level: String,
+    #[arg(long)]
+    pub(crate) log_format: crate::config::LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Configuration file; without one, the defaults of deploy/config/mast.toml
+    #[arg(long, env = "MAST_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of models: <model>/<version>/model.onnx
+    #[arg(long)]
+    pub(crate) model_repository: Option<PathBuf>,
+    /// Where the agent keeps its control socket, outbox and caches (default /var/lib/mast for root, else
+    /// ~/.local/state/mast)
+    #[arg(long, env = "MAST_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Address of the inference API (default 127.0.0.1:8000)
+    #[arg(long)]
+    pub(crate) http: Option<SocketAddr>,
+    /// Address of /metrics (default 127.0.0.1:8002)
+    #[arg(long)]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// How a command reaches the running agent.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// Data directory of the agent, where its control socket is (default /var/lib/mast for root, else
+    /// ~/.local/state/mast)
+    #[arg(long, env = "MAST_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Runs a command's work on this thread.
+pub(crate) fn block_on(work: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => complain(&error),
+    }
+}
+
+/// Says on stderr why a command failed.
+fn complain(error: &(dyn std::error::Error + 'static)) -> Exit {
+    // There is nowhere left to report that stderr is closed.
+    writeln!(io::stderr(), "mast: {}", chain(error)).ok();
+    Exit::Failed
+}
+
+/// Writes what a command found; a reader that went away (`| head`) is no failure of the command.
+fn print(text: &[u8]) -> Exit {
+    match io::stdout().write_all(text) {
+        Ok(()) => Exit::Ok,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+        Err(error) => complain(&error),
+    }
+}

@@ -1,0 +1,135 @@
+//! `mast models`: every model of the repository, and what really runs it.
+
+use serde_json::Value;
+
+use super::catalog::{Building, Catalog, Model, PATH, Row, TIMEOUT};
+use super::client::{Client, ClientError};
+use super::{ConnectArgs, complain, print, table};
+use crate::config::default_data_dir;
+use crate::exit::Exit;
+
+pub(crate) fn run(args: &ConnectArgs) -> Exit {
+    let client = Client::over_socket(&args.data_dir.clone().unwrap_or_else(default_data_dir));
+    super::block_on(async {
+        match client.get_json::<Value>(PATH, TIMEOUT).await {
+            Ok(answer) if args.json => print(format!("{answer:#}\n").as_bytes()),
+            Ok(answer) => match serde_json::from_value(answer) {
+                Ok(catalog) => print(show(&catalog).as_bytes()),
+                Err(source) => complain(&ClientError::Unreadable { path: PATH.to_owned(), source }),
+            },
+            Err(error) => complain(&error),
+        }
+    })
+}
+
+fn show(catalog: &Catalog) -> String {
+    if catalog.index.is_empty() {
+        return "the model repository is empty\n".to_owned();
+    }
+    let mut rows = vec![table::row(["MODEL", "VERSION", "STATE", "PROVIDER", "DEVICE", "NODES"])];
+    let mut notes = Vec::new();
+    for entry in &catalog.index {
+        let same = |model: &&Model| model.name == entry.name && model.version.to_string() == entry.version;
+        let loaded = catalog.models.iter().find(same);
+        rows.push(row(entry, loaded));
+        notes.extend(note(entry, loaded));
+    }
+    let mut text = table::text(&rows);
+    if !notes.is_empty() {
+        text.push('\n');
+        text.push_str(&notes.join(""));
+    }
+    text
+}
+
+fn row(entry: &Row, loaded: Option<&Model>) -> Vec<String> {
+    let state = match loaded.and_then(|model| model.building.as_ref()) {
+        Some(_) => "BUILDING",
+        None => &entry.state,
+    };
+    let version = if entry.version.is_empty() { "-" } else { &entry.version };
+    let Some(model) = loaded else { return table::row([&entry.name, version, state, "-", "-", "-"]) };
+    let placement = &model.placement;
+    let device = if placement.device.name.is_empty() {
+        placement.device.id.clone()
+    } else {
+        format!("{} ({})", placement.device.id, placement.device.name)
+    };
+    let nodes = placement.assignments.iter().map(|part| format!("{} {}", part.provider, part.nodes));
+    let nodes = nodes.collect::<Vec<_>>().join(", ");
+    table::row([&entry.name, version, state, &placement.provider, &device, &nodes])
+}
+
+/// What needs a sentence: a reason, a provider that was tried in vain, a build that goes on.
+fn note(entry: &Row, loaded: Option<&Model>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !entry.reason.is_empty() {
+        notes.push(format!("{}: {}\n", entry.name, entry.reason));
+    }
+    let Some(model) = loaded else { return notes };
+    for attempt in &model.placement.attempts {
+        if let Some(failure) = &attempt.failure {
+            notes.push(format!("{}: {} was tried and not used: {failure}\n", model.name, attempt.provider));
+        }
+    }
+    if let Some(Building { provider, elapsed_ms, done, total }) = &model.building {
+        let total = total.map_or_else(String::new, |total| format!(" of {total}"));
+        let elapsed = table::seconds(elapsed_ms / 1_000);
+        notes.push(format!(
+            "{}: an engine for {provider} is being built, {done}{total} parts after {elapsed}\n",
+            model.name
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_model_has_a_row_and_trouble_has_a_note() {
+        let catalog: Catalog = serde_json::from_value(json!({
+            "models": [{
+                "name": "a", "version": 2, "versions": [2], "state": "BUILDING", "dir": "/m/a", "config": {},
+                "inputs": [], "outputs": [],
+                "building": { "provider": "tensorrt", "elapsed_ms": 65_000, "done": 1, "total": 4 },
+                "placement": {
+                    "provider": "cuda", "device": { "id": "gpu:0", "name": "NVIDIA L4" },
+                    "attempts": [{ "provider": "cuda", "failure": null }],
+                    "assignments": [
+                        { "provider": "cuda", "nodes": 70, "operators": [["Conv", 70]] },
+                        { "provider": "cpu", "nodes": 2, "operators": [] },
+                    ],
+                },
+            }, {
+                "name": "b", "version": 1, "state": "READY", "dir": "/m/b", "config": {}, "building": null,
+                "placement": {
+                    "provider": "cpu", "device": { "id": "cpu", "name": "" },
+                    "attempts": [{ "provider": "cuda", "failure": "no driver" }, { "provider": "cpu", "failure": null }],
+                    "assignments": [],
+                },
+            }],
+            "index": [
+                { "name": "a", "version": "2", "state": "READY", "reason": "" },
+                { "name": "b", "version": "1", "state": "READY", "reason": "" },
+                { "name": "c", "version": "", "state": "UNAVAILABLE", "reason": "no version" },
+            ],
+        }))
+        .unwrap();
+        let expected = "\
+MODEL  VERSION  STATE        PROVIDER  DEVICE             NODES
+a      2        BUILDING     cuda      gpu:0 (NVIDIA L4)  cuda 70, cpu 2
+b      1        READY        cpu       cpu
+c      -        UNAVAILABLE  -         -                  -
+
+a: an engine for tensorrt is being built, 1 of 4 parts after 65 s
+b: cuda was tried and not used: no driver
+c: no version
+";
+        assert_eq!(show(&catalog), expected);
+        assert_eq!(show(&Catalog { models: vec![], index: vec![] }), "the model repository is empty\n");
+    }
+}
