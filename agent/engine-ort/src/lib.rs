@@ -24,4 +24,4 @@ mod tensorrt;
 
 pub use backend::OrtBackend;
 pub use error::Error;
-pub use library::{Config, LibraryReport, Runtime, Telemetry, find, inspect, load};
+pub use library::{Config, LibraryReport, Runtime, Telemetry, examine, find, inspect, load};

@@ -150,6 +150,16 @@ pub fn inspect(path: &Path) -> Result<LibraryReport, Error> {
     })
 }
 
+/// What [`load`] would say of the library it would use, without opening it.
+///
+/// # Errors
+/// Those of [`load`], but for what only opening can find out.
+pub fn examine(config: &Config) -> Result<(LibraryReport, Telemetry), Error> {
+    let report = inspect(&find(config)?)?;
+    let telemetry = check(&report, config)?;
+    Ok((report, telemetry))
+}
+
 fn telemetry_is_off(value: Option<&OsStr>) -> bool {
     value.is_some_and(|value| value == "1")
 }

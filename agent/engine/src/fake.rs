@@ -2,7 +2,7 @@
 //! daemon: only tests build a [`FakeBackend`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::{
@@ -23,14 +23,50 @@ pub struct FakeScript {
     pub refuse_load: Option<String>,
     /// A background build is offered, which takes this long.
     pub pending_build: Option<Duration>,
-    /// Runs wait while a test holds this; they are counted before.
-    pub hold: Arc<Mutex<()>>,
-    /// Background builds wait while a test holds this.
-    pub hold_build: Arc<Mutex<()>>,
+    /// Runs wait here; they are counted before.
+    pub runs: Gate,
+    /// Background builds wait here.
+    pub builds: Gate,
     /// A run fails when this is a first value of one of its members.
     pub fail_on: Option<f32>,
     /// The device is lost when this is a first value of one of its members.
     pub lose_on: Option<f32>,
+}
+
+/// Open, until a test closes it: what a test does meanwhile happens before what waits here.
+#[derive(Debug, Clone, Default)]
+pub struct Gate {
+    closed: Arc<(Mutex<bool>, Condvar)>,
+}
+
+/// Opens its gate again when dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Closed {
+    gate: Gate,
+}
+
+impl Gate {
+    pub fn close(&self) -> Closed {
+        self.set(true);
+        Closed { gate: self.clone() }
+    }
+
+    fn set(&self, closed: bool) {
+        *self.closed.0.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        self.closed.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let closed = self.closed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.closed.1.wait_while(closed, |closed| *closed));
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.gate.set(false);
+    }
 }
 
 /// Echoes FP32 `[batch, 4]` from `input` to `output`.
@@ -66,11 +102,11 @@ impl Backend for FakeBackend {
         }
         let pending = self.script.pending_build.map(|duration| {
             let better = self.engine(Provider::TensorRt);
-            let hold = Arc::clone(&self.script.hold_build);
+            let gate = self.script.builds.clone();
             PendingBuild::new(Provider::TensorRt, move |progress| {
                 progress.set(1, Some(2));
                 std::thread::sleep(duration);
-                drop(hold.lock());
+                gate.pass();
                 progress.set(2, Some(2));
                 Ok(better)
             })
@@ -120,7 +156,7 @@ impl Engine for FakeEngine {
         if every(self.script.panic_every) {
             panic!("scripted panic in run {run}");
         }
-        drop(self.script.hold.lock());
+        self.script.runs.pass();
         let has = |value: Option<f32>| value.is_some_and(|value| holds(batch, value));
         if has(self.script.lose_on) {
             return Err(EngineError::DeviceLost { detail: "scripted loss".to_owned() });

@@ -1,0 +1,100 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serve::{ModelView, Serve};
+
+use crate::Config;
+use crate::config::DefaultLabels;
+
+/// What the agent says about itself on `GET /control/status`.
+pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Appends lines in the Prometheus text format to `GET /metrics`.
+pub type MoreMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
+
+/// What every request of one listener needs.
+pub(crate) struct App {
+    pub(crate) serve: Arc<Serve>,
+    pub(crate) body_limit: u64,
+    pub(crate) body_time: Duration,
+    pub(crate) labels: DefaultLabels,
+    pub(crate) repository_control: bool,
+    pub(crate) status: Option<Status>,
+    pub(crate) metrics: Option<MoreMetrics>,
+    /// Requests whose labels could not be read, which the policy therefore never saw.
+    pub(crate) unread_labels: AtomicU64,
+    label_files: LabelFiles,
+}
+
+impl App {
+    pub(crate) fn new(serve: Arc<Serve>, config: &Config) -> Self {
+        let mut labels = config.labels.clone();
+        labels.jurisdiction.get_or_insert_with(|| serve.site().jurisdiction().clone());
+        Self {
+            serve,
+            body_limit: config.body_limit_bytes,
+            body_time: Duration::from_millis(config.body_timeout_ms),
+            labels,
+            repository_control: config.repository_control(),
+            status: None,
+            metrics: None,
+            unread_labels: AtomicU64::new(0),
+            label_files: LabelFiles::default(),
+        }
+    }
+
+    /// The lines of the model's label file; nothing when it has none or it cannot be read.
+    pub(crate) async fn label_lines(self: &Arc<Self>, view: &ModelView) -> Arc<[String]> {
+        let Some(labels) = view.config.classify.as_ref().and_then(|classify| classify.labels.as_ref()) else {
+            return Arc::default();
+        };
+        let path = view.dir.join(labels);
+        let app = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || {
+            let lines = app.label_files.lines(&path);
+            lines.inspect_err(|error| {
+                tracing::warn!(path = %path.display(), %error, "cannot read the labels of a model");
+            })
+        });
+        read.await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("labels", &self.labels).finish_non_exhaustive()
+    }
+}
+
+/// Label files that were read, each with the time of change that it had. One entry per file of the repository.
+#[derive(Debug, Default)]
+struct LabelFiles(Mutex<HashMap<PathBuf, Lines>>);
+
+type Lines = (Option<SystemTime>, Arc<[String]>);
+
+/// A label file is a few hundred short lines.
+const LABEL_FILE_LIMIT_BYTES: u64 = 4 << 20;
+
+impl LabelFiles {
+    fn lines(&self, path: &PathBuf) -> std::io::Result<Arc<[String]>> {
+        let file = File::open(path)?;
+        let changed = file.metadata()?.modified().ok();
+        if let Some((known, lines)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path)
+            && *known == changed
+        {
+            return Ok(Arc::clone(lines));
+        }
+        let mut text = String::new();
+        file.take(LABEL_FILE_LIMIT_BYTES).read_to_string(&mut text)?;
+        let lines: Arc<[String]> = text.lines().map(|line| line.trim().to_owned()).collect();
+        let entry = (changed, Arc::clone(&lines));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), entry);
+        Ok(lines)
+    }
+}

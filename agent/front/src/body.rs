@@ -1,0 +1,248 @@
+//! Reading a request's body: within the limit, the byte budget and the deadline, and with one copy at most.
+
+use std::future::poll_fn;
+use std::io::Read;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use bytes::{Bytes, BytesMut};
+use engine::BufferMut;
+use flate2::read::{GzDecoder, ZlibDecoder};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use serve::{Reservation, Serve};
+use tokio::time::{Instant, timeout_at};
+use wire::{Error, ErrorCode};
+
+use crate::decode::Room;
+use crate::fault::Fault;
+
+/// An unread body up to this many bytes is worth reading to keep the connection.
+const DRAIN_BELOW: u64 = 64 << 10;
+
+/// How the body is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Identity,
+    Gzip,
+    Deflate,
+}
+
+/// The part of the byte budget that a request has, and how much of it is spent.
+#[derive(Debug)]
+pub(crate) struct Budget<'a> {
+    serve: &'a Serve,
+    reservation: Reservation,
+    /// Reserved and not spent yet.
+    ahead: u64,
+}
+
+impl<'a> Budget<'a> {
+    /// Refused here, the body has not been read.
+    pub(crate) fn reserve(serve: &'a Serve, bytes: u64) -> Result<Self, Error> {
+        Ok(Self { serve, reservation: serve.reserve(bytes)?, ahead: bytes })
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<(), Error> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        match self.ahead.checked_sub(bytes) {
+            Some(left) => self.ahead = left,
+            None => {
+                self.reservation.grow(bytes - self.ahead)?;
+                self.ahead = 0;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn into_reservation(self) -> Reservation {
+        self.reservation
+    }
+}
+
+impl Room for Budget<'_> {
+    fn take(&mut self, bytes: usize) -> Result<BufferMut, Error> {
+        self.spend(bytes)?;
+        Ok(self.serve.allocate(bytes))
+    }
+}
+
+/// A body that is read piece by piece. Pieces are views into the connection's read buffer.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    body: Body,
+    pending: Bytes,
+    /// What may still come before the body is over the limit.
+    allowance: u64,
+    limit: u64,
+    deadline: Instant,
+    ended: bool,
+}
+
+impl Reader {
+    pub(crate) fn new(body: Body, limit: u64, time: Duration) -> Self {
+        let ended = body.is_end_stream();
+        let deadline = Instant::now() + time;
+        Self { body, pending: Bytes::new(), allowance: limit, limit, deadline, ended }
+    }
+
+    /// Bytes that are still to come, when the client announced how many.
+    pub(crate) fn left(&self) -> Option<u64> {
+        let pending = u64::try_from(self.pending.len()).unwrap_or(u64::MAX);
+        if self.ended { Some(pending) } else { Some(self.body.size_hint().exact()?.saturating_add(pending)) }
+    }
+
+    /// Bytes that may still come before the body is over the limit.
+    pub(crate) fn allowance(&self) -> u64 {
+        self.left().unwrap_or(self.allowance)
+    }
+
+    pub(crate) fn over_limit(&self) -> Error {
+        let limit = self.limit;
+        Error::new(
+            ErrorCode::TooLarge,
+            format!("the body is over the limit of {limit} bytes (body_limit_bytes)"),
+        )
+    }
+
+    /// Makes `pending` non-empty; false at the end of the body.
+    async fn advance(&mut self) -> Result<bool, Fault> {
+        while self.pending.is_empty() {
+            if self.ended {
+                return Ok(false);
+            }
+            let frame = timeout_at(self.deadline, self.body.frame()).await.map_err(|_| {
+                Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time (body_timeout_ms)")
+            })?;
+            match frame {
+                None => self.ended = true,
+                Some(Err(_)) => {
+                    return Err(Error::invalid("the body ended before its announced length").into());
+                }
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    self.allowance =
+                        self.allowance.checked_sub(length).ok_or_else(|| Fault::from(self.over_limit()))?;
+                    self.pending = data;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Exactly `length` bytes in one piece, without a copy when they came in one. `Ok(None)`: the body is shorter.
+    pub(crate) async fn take(
+        &mut self,
+        length: usize,
+        budget: &mut Budget<'_>,
+    ) -> Result<Option<Bytes>, Fault> {
+        if length > 0 && !self.advance().await? {
+            return Ok(None);
+        }
+        if self.pending.len() >= length {
+            budget.spend(length)?;
+            return Ok(Some(self.pending.split_to(length)));
+        }
+        let mut whole = BytesMut::new();
+        while whole.len() < length {
+            if !self.advance().await? {
+                return Ok(None);
+            }
+            let piece = self.pending.split_to(self.pending.len().min(length - whole.len()));
+            budget.spend(piece.len())?;
+            whole.extend_from_slice(&piece);
+        }
+        Ok(Some(whole.freeze()))
+    }
+
+    /// All that is left, in one piece.
+    pub(crate) async fn rest(&mut self, budget: &mut Budget<'_>) -> Result<Bytes, Fault> {
+        if !self.advance().await? {
+            return Ok(Bytes::new());
+        }
+        let first = std::mem::take(&mut self.pending);
+        budget.spend(first.len())?;
+        if !self.advance().await? {
+            return Ok(first);
+        }
+        let expected = usize::try_from(self.left().unwrap_or_default()).unwrap_or_default();
+        let mut whole = BytesMut::with_capacity(first.len().saturating_add(expected));
+        whole.extend_from_slice(&first);
+        while self.advance().await? {
+            budget.spend(self.pending.len())?;
+            whole.extend_from_slice(&std::mem::take(&mut self.pending));
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Fills `place` from the body; how many bytes it lacks at the end of the body.
+    pub(crate) async fn fill(&mut self, mut place: &mut [u8]) -> Result<usize, Fault> {
+        while !place.is_empty() {
+            if !self.advance().await? {
+                break;
+            }
+            let piece = self.pending.split_to(self.pending.len().min(place.len()));
+            let (filled, rest) = place.split_at_mut(piece.len());
+            filled.copy_from_slice(&piece);
+            place = rest;
+        }
+        Ok(place.len())
+    }
+
+    /// Whether the body has nothing more.
+    pub(crate) async fn is_empty(&mut self) -> Result<bool, Fault> {
+        Ok(!self.advance().await?)
+    }
+
+    /// Unpacks the rest of the body. The result is read as if it had been sent plain.
+    pub(crate) async fn unpack(&mut self, encoding: Encoding, budget: &mut Budget<'_>) -> Result<(), Fault> {
+        if encoding == Encoding::Identity {
+            return Ok(());
+        }
+        let packed = self.rest(budget).await?;
+        let mut plain = Vec::new();
+        let mut decoder: Box<dyn Read + Send> = match encoding {
+            Encoding::Gzip => Box::new(GzDecoder::new(&*packed)),
+            Encoding::Identity | Encoding::Deflate => Box::new(ZlibDecoder::new(&*packed)),
+        };
+        let mut piece = vec![0_u8; 64 << 10];
+        loop {
+            // Other connections share this thread.
+            tokio::task::yield_now().await;
+            let read =
+                decoder.read(&mut piece).map_err(|_| Error::invalid("the compressed body is malformed"))?;
+            if read == 0 {
+                break;
+            }
+            if u64::try_from(plain.len() + read).unwrap_or(u64::MAX) > self.limit {
+                return Err(self.over_limit().into());
+            }
+            budget.spend(read)?;
+            plain.extend_from_slice(piece.get(..read).unwrap_or_default());
+        }
+        self.pending = plain.into();
+        Ok(())
+    }
+
+    /// Takes the little that has arrived already; true when that was all, so that the connection can go on.
+    pub(crate) async fn drain_arrived(&mut self) -> bool {
+        if self.left().is_none_or(|left| left > DRAIN_BELOW) {
+            return self.ended;
+        }
+        poll_fn(|cx| {
+            while !self.ended {
+                match Pin::new(&mut self.body).poll_frame(cx) {
+                    Poll::Ready(None) => self.ended = true,
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(_))) | Poll::Pending => break,
+                }
+            }
+            Poll::Ready(self.ended)
+        })
+        .await
+    }
+}

@@ -1,0 +1,148 @@
+//! One listener and its connections: one task accepts, one task per connection serves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::Config;
+use crate::socket::Socket;
+
+/// The longest header of a request. It is also the most a connection reads ahead, which is memory outside the
+/// byte budget.
+const HEADER_LIMIT_BYTES: usize = 64 << 10;
+
+/// Connections that are being told that there are too many; beyond that they are just closed.
+const TURNED_AWAY_LIMIT: usize = 64;
+
+const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+    Content-Length: 32\r\nRetry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"too many connections\"}";
+
+/// How long a connection that is turned away may take to read why.
+const TURNED_AWAY_TIME: Duration = Duration::from_secs(2);
+
+/// What a connection may cost.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    connections: usize,
+    header_time: Duration,
+    write_time: Duration,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            connections: config.connection_limit,
+            header_time: Duration::from_millis(config.header_timeout_ms),
+            write_time: Duration::from_millis(config.write_timeout_ms),
+        }
+    }
+}
+
+/// Serves until `shutdown` turns true or its sender is gone; then stops accepting, lets requests in flight end
+/// and returns. Dropping the future closes every connection.
+pub(crate) async fn accept<L: Listener>(
+    mut listener: L,
+    router: Router,
+    limits: Limits,
+    open: Arc<AtomicUsize>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_time).max_buf_size(HEADER_LIMIT_BYTES);
+    let mut connections = JoinSet::new();
+    let mut turned_away = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            (stream, _peer) = listener.accept() => stream,
+            Some(ended) = connections.join_next() => {
+                report(ended);
+                continue;
+            }
+            Some(_) = turned_away.join_next() => continue,
+            () = requested(&mut shutdown) => break,
+        };
+        let socket = Socket::new(stream, limits.write_time);
+        if connections.len() >= limits.connections {
+            if turned_away.len() < TURNED_AWAY_LIMIT {
+                turned_away.spawn(turn_away(socket));
+            }
+            continue;
+        }
+        let place = Place::new(&open);
+        connections.spawn(serve(socket, builder.clone(), router.clone(), shutdown.clone(), place));
+    }
+    drop(listener);
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
+    }
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task panicked");
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    socket: Socket<S>,
+    builder: http1::Builder,
+    router: Router,
+    mut shutdown: watch::Receiver<bool>,
+    _place: Place,
+) {
+    let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = requested(&mut shutdown) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // The client's doing: slow, gone or not speaking HTTP.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>) {
+    let said = timeout(TURNED_AWAY_TIME, async {
+        socket.write_all(TURNED_AWAY).await?;
+        socket.shutdown().await
+    });
+    if !matches!(said.await, Ok(Ok(()))) {
+        tracing::debug!("a connection over the limit did not read why it was closed");
+    }
+}
+
+async fn requested(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a request too.
+    shutdown.wait_for(|requested| *requested).await.ok();
+}
+
+/// Counts an open connection.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,93 @@
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::header::{ACCEPT_ENCODING, CONNECTION, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use wire::{Error, ErrorCode};
+
+/// A request that got no result, as HTTP answers it.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    status: StatusCode,
+    error: Error,
+    /// The body was not read to its end, so the connection cannot carry another request.
+    pub(crate) close: bool,
+    /// The body is packed in a way that is not understood here.
+    encoding: bool,
+}
+
+impl Fault {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, error: Error::invalid(message), close: false, encoding: false }
+    }
+
+    pub(crate) fn unknown_encoding() -> Self {
+        let message = "Content-Encoding is not understood: send gzip, deflate or none";
+        Self { encoding: true, ..Error::new(ErrorCode::Unsupported, message).into() }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self { status: status_of(error.code), error, close: false, encoding: false }
+    }
+}
+
+/// The one place where a failure becomes an HTTP status. As in Triton, an unknown model is 400 and an unserved
+/// version 404.
+pub(crate) fn status_of(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::InvalidArgument | ErrorCode::UnknownModel => StatusCode::BAD_REQUEST,
+        ErrorCode::NotFound => StatusCode::NOT_FOUND,
+        ErrorCode::Refused => StatusCode::FORBIDDEN,
+        ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::Unavailable | ErrorCode::DeadlineExceeded => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed: Option<&'a str>,
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let Self { status, error, close, encoding } = self;
+        let refusal = error.refusal.as_deref();
+        let body = Body {
+            error: &error.message,
+            rule: refusal.map(|refusal| refusal.rule.as_str()),
+            allowed: refusal.map(|refusal| refusal.allowed.as_str()),
+        };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let wait = error.retry_after.unwrap_or(Duration::from_secs(1));
+            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if encoding {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
+        }
+        if close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+pub(crate) async fn not_found() -> Fault {
+    Fault::new(StatusCode::NOT_FOUND, "Not Found")
+}
+
+pub(crate) async fn method_not_allowed() -> Fault {
+    Fault::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+}

@@ -1,0 +1,60 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{MethodRouter, get, post};
+
+use crate::app::App;
+use crate::{control, fault, infer, metrics, model, repository};
+
+/// KServe v2 REST.
+pub(crate) fn v2(app: Arc<App>) -> Router {
+    finish(v2_routes(), app)
+}
+
+/// KServe v2 REST and what only the command line needs.
+pub(crate) fn control(app: Arc<App>) -> Router {
+    let control = Router::new()
+        .route("/control/status", get(control::status))
+        .route("/control/models", get(control::models));
+    finish(v2_routes().merge(control), app)
+}
+
+pub(crate) fn metrics(app: Arc<App>) -> Router {
+    finish(Router::new().route("/metrics", get(metrics::metrics)), app)
+}
+
+fn v2_routes() -> Router<Arc<App>> {
+    let router = Router::new()
+        .route("/v2", get(model::server))
+        .route("/v2/", get(model::server))
+        .route("/v2/health/live", get(model::live))
+        .route("/v2/health/ready", get(model::ready))
+        .route("/v2/models/stats", get(model::all_stats))
+        .merge(repository_routes());
+    let of_model: [(&str, MethodRouter<Arc<App>>); 5] = [
+        ("", get(model::metadata)),
+        ("/ready", get(model::model_ready)),
+        ("/config", get(model::config)),
+        ("/stats", get(model::stats)),
+        ("/infer", post(infer::infer)),
+    ];
+    of_model.into_iter().fold(router, |router, (path, method)| {
+        router
+            .route(&format!("/v2/models/{{model}}{path}"), method.clone())
+            .route(&format!("/v2/models/{{model}}/versions/{{version}}{path}"), method)
+    })
+}
+
+fn repository_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v2/repository/index", post(repository::index))
+        .route("/v2/repository/models/{model}/load", post(repository::load))
+        .route("/v2/repository/models/{model}/unload", post(repository::unload))
+        // A few parameters; infer has a limit of its own.
+        .layer(DefaultBodyLimit::max(repository::BODY_LIMIT_BYTES))
+}
+
+fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {
+    router.fallback(fault::not_found).method_not_allowed_fallback(fault::method_not_allowed).with_state(app)
+}

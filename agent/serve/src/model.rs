@@ -1,0 +1,216 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use engine::{BuildProgress, Engine, EngineThread, LoadError, PendingBuild, Placement, Provider, Signature};
+use wire::Ran;
+
+use crate::error::{Error, chain};
+use crate::schedule::{Bounds, ModelFeed, OnLost, Phase, Queue};
+use crate::stats::Stats;
+use crate::{BuildView, ModelConfig, ModelView, State};
+
+/// One loaded version: its queue, its engine thread, and what there is to know about it.
+///
+/// Whoever holds one may push tickets. When the last holder lets go, the thread runs what is queued and ends:
+/// so a version that was swapped out fails nobody.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) name: Arc<str>,
+    pub(crate) version: u64,
+    pub(crate) dir: Arc<Path>,
+    pub(crate) signature: Arc<Signature>,
+    pub(crate) config: Arc<ModelConfig>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) placed: Arc<Placed>,
+    thread: Mutex<Option<EngineThread>>,
+}
+
+/// What a model is made of before it has a thread.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) name: Arc<str>,
+    pub(crate) version: u64,
+    pub(crate) dir: Arc<Path>,
+    pub(crate) config: ModelConfig,
+    /// Of the agent, for a model that sets none.
+    pub(crate) queue_limit: usize,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) placement: Placement,
+}
+
+impl Model {
+    pub(crate) fn start(parts: Parts, engine: Box<dyn Engine>, on_lost: OnLost) -> Result<Arc<Self>, Error> {
+        let Parts { name, version, dir, config, queue_limit, stats, placement } = parts;
+        let bounds = Bounds {
+            limit: config.queue_limit.unwrap_or(queue_limit),
+            max_rows: config.max_batch_size,
+            delay: Duration::from_micros(config.batch_delay_us),
+        };
+        let queue = Arc::new(Queue::new(Arc::clone(&name), bounds, Arc::clone(&stats)));
+        let placed = Arc::new(Placed::new(placement, Arc::clone(&stats)));
+        let signature = Arc::new(engine.signature().clone());
+        let feed =
+            ModelFeed::new(Arc::clone(&queue), Arc::clone(&signature), Arc::clone(&placed), version, on_lost);
+        let thread = EngineThread::spawn(&format!("engine-{name}"), engine, feed)
+            .map_err(|source| Error::Thread { source })?;
+        let config = Arc::new(config);
+        let thread = Mutex::new(Some(thread));
+        Ok(Arc::new(Self { name, version, dir, signature, config, queue, stats, placed, thread }))
+    }
+
+    /// Builds the better engine on a thread of its own, while this one serves.
+    pub(crate) fn build(self: &Arc<Self>, pending: PendingBuild) {
+        let provider = pending.provider;
+        let started = Instant::now();
+        self.placed.building(Building { provider, started, progress: pending.progress() });
+        let model = Arc::downgrade(self);
+        let build = move || {
+            let built = catch_unwind(AssertUnwindSafe(|| pending.run())).unwrap_or_else(|_| {
+                Err(LoadError::Build { provider, detail: "the builder panicked".to_owned() })
+            });
+            // A model that was unloaded meanwhile needs no engine.
+            let Some(model) = model.upgrade() else { return };
+            match built {
+                Ok(engine) => {
+                    let (name, seconds) = (&model.name, started.elapsed().as_secs());
+                    tracing::info!(model = %name, version = model.version, %provider, seconds, "engine built");
+                    model.queue.replace(engine);
+                }
+                Err(error) => model.build_failed(provider, &error),
+            }
+        };
+        let spawned = std::thread::Builder::new().name(format!("build-{}", self.name)).spawn(build);
+        if let Err(error) = spawned {
+            self.build_failed(provider, &error);
+        }
+    }
+
+    fn build_failed(&self, provider: Provider, error: &(dyn std::error::Error + 'static)) {
+        let reason = chain(error);
+        tracing::warn!(model = %self.name, version = self.version, %provider, %reason, "provider failed");
+        self.stats.provider_failed();
+        self.placed.build_failed(provider, reason);
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.queue.phase() {
+            Phase::Open if self.placed.is_building() => State::Building,
+            Phase::Open => State::Ready,
+            Phase::Draining | Phase::Stopping => State::Unloading,
+            Phase::Lost(_) => State::Unavailable,
+        }
+    }
+
+    /// Why the engine was lost; empty while it is not.
+    pub(crate) fn fault(&self) -> String {
+        match self.queue.phase() {
+            Phase::Lost(reason) => reason,
+            _ => String::new(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> ModelView {
+        ModelView {
+            name: Arc::clone(&self.name),
+            version: self.version,
+            state: self.state(),
+            signature: Arc::clone(&self.signature),
+            config: Arc::clone(&self.config),
+            placement: self.placed.placement(),
+            building: self.placed.view(),
+            versions: vec![self.version],
+            dir: Arc::clone(&self.dir),
+        }
+    }
+
+    /// Stops the thread and waits until the engine is gone. Blocking; only when nothing is pending.
+    pub(crate) fn join(&self) {
+        self.queue.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            thread.join();
+        }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.queue.stop();
+    }
+}
+
+/// Where a model runs and what is being built for it, as its engine thread and its build tell it.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    placement: RwLock<Arc<Placement>>,
+    building: Mutex<Option<Building>>,
+    stats: Arc<Stats>,
+}
+
+#[derive(Debug)]
+struct Building {
+    provider: Provider,
+    started: Instant,
+    progress: Arc<BuildProgress>,
+}
+
+impl Placed {
+    fn new(placement: Placement, stats: Arc<Stats>) -> Self {
+        Self { placement: RwLock::new(Arc::new(placement)), building: Mutex::default(), stats }
+    }
+
+    pub(crate) fn placement(&self) -> Arc<Placement> {
+        Arc::clone(&self.placement.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn ran(&self) -> Ran {
+        ran(&self.placement())
+    }
+
+    /// The engine thread changed to the engine that was built.
+    pub(crate) fn replaced(&self, placement: &Placement) -> Ran {
+        *self.placement.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(placement.clone());
+        *self.lock_building() = None;
+        let ran = ran(placement);
+        self.stats.placed(ran.clone());
+        ran
+    }
+
+    fn building(&self, building: Building) {
+        *self.lock_building() = Some(building);
+    }
+
+    fn is_building(&self) -> bool {
+        self.lock_building().is_some()
+    }
+
+    fn view(&self) -> Option<BuildView> {
+        let building = self.lock_building();
+        let Building { provider, started, progress } = building.as_ref()?;
+        let (done, total) = progress.get();
+        Some(BuildView { provider: *provider, elapsed: started.elapsed(), done, total })
+    }
+
+    /// The attempt is kept where those of the load are.
+    fn build_failed(&self, provider: Provider, reason: String) {
+        *self.lock_building() = None;
+        let mut placement = self.placement.write().unwrap_or_else(PoisonError::into_inner);
+        let mut told = (**placement).clone();
+        match told.attempts.iter_mut().find(|attempt| attempt.provider == provider) {
+            Some(attempt) => attempt.failure = Some(reason),
+            None => told.attempts.push(engine::Attempt { provider, failure: Some(reason) }),
+        }
+        *placement = Arc::new(told);
+    }
+
+    fn lock_building(&self) -> MutexGuard<'_, Option<Building>> {
+        self.building.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) fn ran(placement: &Placement) -> Ran {
+    Ran { provider: placement.provider, device: placement.device.clone() }
+}
