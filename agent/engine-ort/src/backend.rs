@@ -1,7 +1,5 @@
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use engine::{
     Attempt, Backend, BuildProgress, Device, Engine, LoadError, LoadOptions, Loaded, ModelSource,
@@ -17,9 +15,6 @@ use crate::providers::{Failures, Model, open, probe, refused, wanted};
 use crate::tensorrt::{self, Plan, Profile};
 use crate::{Config, Runtime};
 
-/// Distinct failures that are warned about once; later ones only count.
-const WARNED_LIMIT: usize = 256;
-
 /// ONNX Runtime on this machine: the processor, and the first GPU of the NVIDIA driver when there is one and the
 /// library was compiled for it. Both are one backend, because a model's list falls from one to the other.
 #[derive(Debug)]
@@ -29,7 +24,6 @@ pub struct OrtBackend {
     cpu: Device,
     gpu: Option<Gpu>,
     fallbacks: AtomicU64,
-    warned: Mutex<HashSet<(Provider, String)>>,
 }
 
 impl OrtBackend {
@@ -42,7 +36,6 @@ impl OrtBackend {
             cpu: device::cpu(),
             gpu: Gpu::probe(),
             fallbacks: AtomicU64::new(0),
-            warned: Mutex::default(),
         }
     }
 
@@ -61,17 +54,10 @@ impl OrtBackend {
         }
     }
 
-    /// Counts what failed and warns once per reason.
-    fn report(&self, model: &str, failures: &Failures) {
-        for (provider, reason) in failures.iter() {
-            self.fallbacks.fetch_add(1, Ordering::Relaxed);
-            let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-            if warned.len() < WARNED_LIMIT && warned.insert((provider, reason.to_owned())) {
-                tracing::warn!(model, %provider, reason, "provider cannot be used, trying the next of the list");
-            } else {
-                tracing::debug!(model, %provider, reason, "provider cannot be used, trying the next of the list");
-            }
-        }
+    /// Counts what failed. The request path logs the attempts of a load once it has them all.
+    fn report(&self, failures: &Failures) {
+        let failed = u64::try_from(failures.iter().count()).unwrap_or(u64::MAX);
+        self.fallbacks.fetch_add(failed, Ordering::Relaxed);
     }
 
     fn engine(
@@ -233,7 +219,7 @@ impl Backend for OrtBackend {
         std::fs::File::open(&source.path).map_err(|source| LoadError::Read { source })?;
         let mut failures = Failures::default();
         let loaded = self.load_model(source, options, &mut failures);
-        self.report(&source.name, &failures);
+        self.report(&failures);
         loaded
     }
 }
