@@ -123,7 +123,18 @@ impl App {
             outbox: outbox.clone(),
             uplink: view,
         });
-        Ok(Self { config, repeats, _data_dir: data_dir, serve, front, control, outbox, uplink, observer, started })
+        Ok(Self {
+            config,
+            repeats,
+            _data_dir: data_dir,
+            serve,
+            front,
+            control,
+            outbox,
+            uplink,
+            observer,
+            started,
+        })
     }
 
     /// The keeper of the way out, where there is a hub and an outbox for it.
@@ -154,9 +165,10 @@ impl App {
         let control = front::serve_unix(self.control, listen, &self.serve, status, &front_stops);
         let front = self.front.serve(&self.serve, Some(more_metrics), &front_stops).and(control);
 
-        let recorder = self.outbox.as_ref().map(|outbox| {
-            Recorder::new(Arc::clone(&self.serve), Arc::clone(outbox), self.started)
-        });
+        let recorder = self
+            .outbox
+            .as_ref()
+            .map(|outbox| Recorder::new(Arc::clone(&self.serve), Arc::clone(outbox), self.started));
         if let Some(uplink) = self.uplink {
             tasks.spawn(async move {
                 uplink.run(uplink_stops).await;
@@ -177,7 +189,9 @@ impl App {
             let summary = serve.load_all().await;
             let (ready, failed) = (summary.ready.len(), summary.failed.len());
             tracing::info!(ready, failed, "models loaded");
-            notify::tell(&[sd_notify::NotifyState::Status(&format!("{ready} models ready, {failed} failed"))]);
+            notify::tell(&[sd_notify::NotifyState::Status(&format!(
+                "{ready} models ready, {failed} failed"
+            ))]);
         });
         notify::tell(&[sd_notify::NotifyState::Ready]);
         Running {
@@ -326,7 +340,10 @@ async fn record(mut recorder: Recorder, length: Duration, mut stop: watch::Recei
         match closed.await {
             Ok((back, Ok(()))) => recorder = back,
             Ok((back, Err(error))) => {
-                tracing::error!(error = chain(&error), "metric records were not committed; the next will hold their counts");
+                tracing::error!(
+                    error = chain(&error),
+                    "metric records were not committed; the next will hold their counts"
+                );
                 recorder = back;
             }
             // Only a panic in there; the agent ends in order and says so.

@@ -5,15 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+mod app;
+mod cli;
 mod config;
+#[cfg(test)]
+mod deploy_tests;
+mod doctor;
 mod exit;
 mod logging;
 mod status;
-mod app;
-mod cli;
-mod doctor;
-#[cfg(test)]
-mod deploy_tests;
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command as Process, ExitCode};
@@ -85,7 +85,9 @@ fn uplink(args: &UplinkArgs) -> Exit {
     end(runtime, async {
         let done = match link::socket_from_stdin() {
             Ok(socket) => link::run_uplink(socket).await,
-            Err(error) => return fail(Exit::BadConfig, "mast uplink is started by mast run, never by hand", &error),
+            Err(error) => {
+                return fail(Exit::BadConfig, "mast uplink is started by mast run, never by hand", &error);
+            }
         };
         match done {
             Ok(()) => Exit::Ok,
@@ -111,7 +113,8 @@ fn fence_telemetry() -> std::io::Result<()> {
     if std::env::var_os(FENCE).is_some_and(|value| value == "1") {
         return Ok(());
     }
-    let error = Process::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(FENCE, "1").exec();
+    let error =
+        Process::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(FENCE, "1").exec();
     Err(error)
 }
 

@@ -75,7 +75,9 @@ impl Observer {
             version: self.runtime.version().to_owned(),
             telemetry: match self.runtime.telemetry() {
                 Telemetry::None => "none".to_owned(),
-                Telemetry::AllowedByName => "uploader in the library, allowed by name, switched off".to_owned(),
+                Telemetry::AllowedByName => {
+                    "uploader in the library, allowed by name, switched off".to_owned()
+                }
             },
         }
     }
@@ -103,23 +105,48 @@ impl Observer {
             metric("mast_resident_bytes", "gauge", "Resident memory of the daemon.", bytes);
         }
         let fallbacks = self.backend.fallbacks();
-        metric("mast_provider_fallbacks_total", "counter", "Providers that were tried and failed.", fallbacks);
+        metric(
+            "mast_provider_fallbacks_total",
+            "counter",
+            "Providers that were tried and failed.",
+            fallbacks,
+        );
         if let Some(outbox) = &self.outbox {
             let status = outbox.status();
-            metric("mast_outbox_pending_records", "gauge", "Records no hub has acknowledged.", status.pending_records);
+            metric(
+                "mast_outbox_pending_records",
+                "gauge",
+                "Records no hub has acknowledged.",
+                status.pending_records,
+            );
             metric("mast_outbox_bytes", "gauge", "Bytes of the outbox on disk.", status.disk_bytes);
             metric("mast_outbox_quota_bytes", "gauge", "Bytes the outbox may take.", status.quota_bytes);
             let age = status.oldest_pending.map_or(0, |age| age.as_secs());
             metric("mast_outbox_oldest_seconds", "gauge", "Age of the oldest pending record.", age);
-            metric("mast_outbox_written_bytes_total", "counter", "Bytes written to segments.", status.bytes_written);
+            metric(
+                "mast_outbox_written_bytes_total",
+                "counter",
+                "Bytes written to segments.",
+                status.bytes_written,
+            );
         }
         if let Some(uplink) = &self.uplink {
             let state = uplink.state.borrow();
-            metric("mast_uplink_connected", "gauge", "1 while the broker accepts us.", u64::from(state.connected));
+            metric(
+                "mast_uplink_connected",
+                "gauge",
+                "1 while the broker accepts us.",
+                u64::from(state.connected),
+            );
             metric("mast_uplink_published_total", "counter", "Batches published.", state.counts.published);
             metric("mast_uplink_resent_total", "counter", "Batches published again.", state.counts.resent);
             metric("mast_uplink_acks_total", "counter", "Acknowledgements believed.", state.counts.acks);
-            metric("mast_uplink_bad_acks_total", "counter", "Acknowledgements refused.", state.counts.bad_acks);
+            metric(
+                "mast_uplink_bad_acks_total",
+                "counter",
+                "Acknowledgements refused.",
+                state.counts.bad_acks,
+            );
             metric("mast_uplink_restarts_total", "counter", "Restarts of its process.", uplink.restarts());
         }
     }

@@ -1,11 +1,10 @@
 //! The outbox: the journal's stream of records, as the recorder fills it and the uplink drains it.
 
-use std::cell::RefCell;
 use std::path::Path;
 use std::pin::Pin;
 
 use egress::{Egress as _, Record, RollupBuilder};
-use journal::{Opened, Stream, StreamConfig};
+use journal::{Fold, Opened, Stream, StreamConfig};
 use link::{OutboxError, OutboxSource};
 
 /// At the quota, this share of it is folded at once, so that folding is rare.
@@ -43,19 +42,18 @@ impl Outbox {
     }
 
     fn fold(&self) -> Result<(), CommitError> {
-        let builder = RefCell::new(RollupBuilder::new());
-        let mut range = (0, 0);
-        self.stream.roll_up(
-            &mut |seq, bytes| builder.borrow_mut().add(seq, bytes),
-            &mut |first, last| {
-                range = (first, last);
-                // A range from the journal is never the wrong way round, the only error of `finish`.
-                builder.take().finish(first, last).unwrap_or_default()
-            },
-            self.quota_bytes / FOLD_SHARE,
-        )?;
-        let (first, last) = range;
-        tracing::warn!(first, last, "the outbox is at its quota: the oldest records were rolled up into one");
+        let mut rollup = FoldedRecords::default();
+        let folded = self.stream.roll_up(&mut rollup, self.quota_bytes / FOLD_SHARE)?;
+        if let Some(error) = rollup.error {
+            return Err(error.into());
+        }
+        if let Some((first, last)) = folded {
+            tracing::warn!(
+                first,
+                last,
+                "the outbox is at its quota: the oldest records were rolled up into one"
+            );
+        }
         Ok(())
     }
 
@@ -64,10 +62,28 @@ impl Outbox {
     }
 }
 
+/// The records of one roll-up; if no record can be made of them, why, and they stay.
+#[derive(Debug, Default)]
+struct FoldedRecords {
+    builder: RollupBuilder,
+    error: Option<egress::Error>,
+}
+
+impl Fold for FoldedRecords {
+    fn add(&mut self, seq: u64, record: &[u8]) {
+        self.builder.add(seq, record);
+    }
+
+    fn finish(&mut self, first: u64, last: u64) -> Option<Vec<u8>> {
+        let finished = std::mem::take(&mut self.builder).finish(first, last);
+        finished.map_err(|error| self.error = Some(error)).ok()
+    }
+}
+
 /// Why a record was not committed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommitError {
-    #[error("the record cannot be encoded")]
+    #[error("the record or the roll-up that makes room for it cannot be encoded")]
     Encode(#[from] egress::Error),
     #[error("the outbox did not take the record")]
     Append(#[from] journal::Error),

@@ -4,11 +4,13 @@
 //! full disk) is not lost: its counts are part of the next. Only requests whose residency decision lets an
 //! aggregate out are in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use egress::{Agent, ClockState, Counters, FailReason, Histogram, Ident, Interval, Record, RejectReason};
+use egress::{
+    Agent, ClockState, Counters, FailReason, Gap, GapReason, Histogram, Ident, Interval, Record, RejectReason,
+};
 use serve::{Counts, ModelStats, Serve};
 
 use super::memory::resident_bytes;
@@ -27,6 +29,8 @@ pub(crate) struct Recorder {
     /// End of the last committed interval of each model, and its counters then.
     committed: HashMap<Key, (Mark, Counts)>,
     last_agent: Mark,
+    /// Losses the hub was told of.
+    announced: HashSet<(u64, u64)>,
 }
 
 /// A moment on both clocks: the monotonic one for durations, the wall clock for people.
@@ -49,7 +53,14 @@ impl Mark {
 
 impl Recorder {
     pub(crate) fn new(serve: Arc<Serve>, outbox: Arc<Outbox>, started: Instant) -> Self {
-        Self { serve, outbox, started, committed: HashMap::new(), last_agent: Mark::now() }
+        Self {
+            serve,
+            outbox,
+            started,
+            committed: HashMap::new(),
+            last_agent: Mark::now(),
+            announced: HashSet::new(),
+        }
     }
 
     /// Closes the interval: commits one record for each model and one for the agent. Blocking; answers after
@@ -59,13 +70,27 @@ impl Recorder {
     /// The first failure. What was not committed is in the next call's records.
     pub(crate) fn close_interval(&mut self) -> Result<(), CommitError> {
         let end = Mark::now();
-        let mut done = Ok(());
+        let mut done = self.announce_losses();
         for stats in self.serve.stats() {
             if let Err(error) = self.commit_model(&stats, end) {
                 done = done.and(Err(error));
             }
         }
         self.commit_agent(end).and(done)
+    }
+
+    /// Tells the hub which numbers a damaged disk has lost, so that it does not wait for them. After a restart a
+    /// loss may be told twice, which does no harm.
+    fn announce_losses(&mut self) -> Result<(), CommitError> {
+        for journal::Gap { first, last } in self.outbox.status().gaps {
+            if self.announced.contains(&(first, last)) {
+                continue;
+            }
+            let gap = Gap { first_seq: first, last_seq: last, reason: GapReason::Damaged };
+            self.outbox.commit(&Record::from(gap))?;
+            self.announced.insert((first, last));
+        }
+        Ok(())
     }
 
     fn commit_model(&mut self, stats: &ModelStats, end: Mark) -> Result<(), CommitError> {
