@@ -1,5 +1,5 @@
 //! `POST /v2/models/{m}[/versions/{v}]/infer`, in the order that refuses early: the model, the labels, the
-//! length and the byte budget are judged before the body is read.
+//! policy, the length and the byte budget are judged before the body is read.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,6 +57,7 @@ async fn answer(
     let labels = labels(headers, &app.labels).inspect_err(|_| {
         app.unread_labels.fetch_add(1, Ordering::Relaxed);
     })?;
+    app.serve.permit(&labels)?;
     let encoding = encoding(headers)?;
     let header_length = header_length(headers)?;
     let length = reader.left();

@@ -41,8 +41,12 @@ impl Serve {
         self.models.find(&request.model, request.version)
     }
 
-    /// May it run here, and may its counts leave the site?
-    fn permit(&self, labels: &Labels) -> Result<bool, Error> {
+    /// May a request with these labels run here, and may its counts leave the site? A front asks before it reads the
+    /// body, so that a payload that may not be here is not even read; [`Serve::infer`] asks again.
+    ///
+    /// # Errors
+    /// `Refused`, with the rule and what would be allowed.
+    pub fn permit(&self, labels: &Labels) -> Result<bool, Error> {
         match decide(&self.policy, &self.config.site, labels) {
             Decision::Run { egress, .. } => Ok(egress == Egress::Aggregate),
             Decision::Refuse(refusal) => {
