@@ -35,7 +35,11 @@ impl Default for StreamConfig {
 }
 
 impl StreamConfig {
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Checks the numbers against each other, without touching the disk.
+    ///
+    /// # Errors
+    /// [`Error::Config`]; its reason begins with the key.
+    pub fn check(&self) -> Result<(), Error> {
         let limit = u64::from(self.record_limit_bytes);
         let problems = [
             (

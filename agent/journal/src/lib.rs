@@ -32,4 +32,4 @@ pub use config::StreamConfig;
 pub use error::Error;
 pub use recover::Opened;
 pub use shared::{Gap, IndexState, StreamStatus};
-pub use stream::Stream;
+pub use stream::{Fold, Stream};

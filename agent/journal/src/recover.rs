@@ -55,6 +55,9 @@ pub(crate) fn open(
     config: &StreamConfig,
 ) -> Result<(Shared, Box<dyn DiskFile>, Opened), Error> {
     let (epoch, mut firsts, header) = identify(&**disk, dir)?;
+    // What the last process did to names and did not sync must not be undone later, by a cut after this open went by it:
+    // an empty segment that it took back would come back and end the one before.
+    disk.sync_dir(dir).map_err(|source| Error::io("sync the directory", dir, source))?;
     let created = firsts.is_empty();
     if created {
         create_segment(&**disk, dir, epoch, 1)?;

@@ -13,6 +13,16 @@ use crate::scan::Scanner;
 use crate::shared::{Gap, Shared, StreamStatus};
 use crate::writer::{Order, Writer};
 
+/// Makes one record of many, for [`Stream::roll_up`].
+pub trait Fold {
+    /// The next record, in order; an earlier roll-up comes as what it is.
+    fn add(&mut self, seq: u64, record: &[u8]);
+
+    /// The record that stands for the numbers `first..=last`: all that was added, and what was lost among it. `None`: there is
+    /// none, and everything stays as it was.
+    fn finish(&mut self, first: u64, last: u64) -> Option<Vec<u8>>;
+}
+
 /// A durable first-in first-out queue of opaque records. Clones are handles of one stream; the last one to go waits for the
 /// writer to finish and frees the directory.
 #[derive(Debug, Clone)]
@@ -259,22 +269,17 @@ impl Stream {
     }
 
     /// Makes room without losing the sum: the oldest pending segments, at least one and as many as hold `want_bytes`, are given
-    /// to `fold`, record by record; what `finish(first, last)` then makes of them is committed as one new record; then those
-    /// segments are freed. A crash leaves either the old records or the new one. To a reader the folded range is a jump in the
-    /// numbers that the new record explains; records that a reader took before, unacknowledged, may be among them, so the new
-    /// record should say its range. It may exceed the quota by one record of the largest size.
+    /// to `fold`, record by record; the one record that it makes of them is committed; then those segments are freed. A crash
+    /// leaves either the old records or the new one. To a reader the folded range is a jump in the numbers that the new record
+    /// explains; records that a reader took before, unacknowledged, may be among them, so the new record should say its range.
+    /// It may exceed the quota by one record of the largest size.
     ///
-    /// Returns the new record's number, or `None` if nothing is pending. `fold` also sees earlier folds. Must not be called
-    /// from an async task; appends go on meanwhile, acknowledgements wait.
+    /// Returns the new record's number, or `None` if nothing is pending or `fold` made no record; nothing has changed then.
+    /// Must not be called from an async task; appends go on meanwhile, acknowledgements wait.
     ///
     /// # Errors
     /// As [`append`](Self::append); nothing is freed then.
-    pub fn roll_up(
-        &self,
-        fold: &mut dyn FnMut(u64, &[u8]),
-        finish: &mut dyn FnMut(u64, u64) -> Vec<u8>,
-        want_bytes: u64,
-    ) -> Result<Option<u64>, Error> {
+    pub fn roll_up(&self, fold: &mut dyn Fold, want_bytes: u64) -> Result<Option<u64>, Error> {
         let _maintenance = self.inner.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
         let mut range = self.oldest_sealed(want_bytes);
         if range.is_none() && self.inner.shared.state().pending().0 > 0 {
@@ -285,10 +290,12 @@ impl Stream {
             return Ok(None);
         };
         self.read(first, end, &mut |seq, payload| {
-            fold(seq, payload);
+            fold.add(seq, payload);
             true
         })?;
-        let record = finish(first, end - 1);
+        let Some(record) = fold.finish(first, end - 1) else {
+            return Ok(None);
+        };
         self.orders_for(&record)?;
         self.order(|reply| Order::Fold { last: end - 1, record, reply }).map(Some)
     }

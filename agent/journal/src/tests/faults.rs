@@ -4,7 +4,7 @@ use std::io;
 
 use super::{Bench, corrupt_index, fill, numbers, payload};
 use crate::format::parse_segment_name;
-use crate::{Error, Gap, IndexState, Stream, StreamConfig, shared::Shared};
+use crate::{Error, Fold, Gap, IndexState, Stream, StreamConfig, shared::Shared};
 
 const RECORD: usize = 116;
 
@@ -32,7 +32,8 @@ fn a_torn_tail_is_cut_off_and_the_rest_is_there() {
             "{torn_bytes}"
         );
         assert_eq!(opened.gaps, []);
-        assert_eq!(bench.disk.world().len(&bench.segments()[0]), 32 + 5 * RECORD);
+        let path = bench.segments()[0].clone();
+        assert_eq!(bench.disk.world().len(&path), 32 + 5 * RECORD);
         fill(&stream, 6..=7);
         assert_eq!(numbers(&stream), [1, 2, 3, 4, 5, 6, 7]);
     }
@@ -377,25 +378,22 @@ fn another_version_is_refused_and_nothing_is_changed() {
 fn the_quota_refuses_and_a_roll_up_keeps_the_sum() {
     let bench = Bench::new();
     let (stream, _) = bench.open();
-    let (mut appended, mut folded) = (0, Vec::new());
+    let mut appended = 0;
+    let mut fold = Folding::new(|folding: &mut Folding, _| {
+        let mut record = std::mem::take(&mut folding.sum).to_le_bytes().to_vec();
+        record.resize(100, 0);
+        Some(record)
+    });
     for number in 1..=1000_u64 {
         let mut record = number.to_le_bytes().to_vec();
         record.resize(100, 0);
         while let Err(error) = stream.append_blocking(record.clone()) {
             assert!(matches!(error, Error::QuotaExceeded { quota_bytes: 8192, .. }), "{error:?}");
-            let sum = std::cell::Cell::new(0);
-            let mut fold = |_: u64, payload: &[u8]| sum.set(sum.get() + value(payload));
-            let mut finish = |first, last| {
-                folded.push((first, last));
-                let mut record = sum.get().to_le_bytes().to_vec();
-                record.resize(100, 0);
-                record
-            };
-            assert!(stream.roll_up(&mut fold, &mut finish, 1024).unwrap().is_some());
+            assert!(stream.roll_up(&mut fold, 1024).unwrap().is_some());
         }
         appended += number;
     }
-    assert!(folded.len() > 10);
+    assert!(fold.ranges.len() > 10);
     assert!(stream.status().disk_bytes <= 8192 + 512 + 48);
     assert_eq!(stream.status().gaps, []);
     let total = |stream: &Stream| {
@@ -405,6 +403,38 @@ fn the_quota_refuses_and_a_roll_up_keeps_the_sum() {
     drop(stream);
     let (stream, opened) = bench.open();
     assert_eq!((total(&stream), opened.gaps), (appended, vec![]));
+}
+
+/// Sums the first eight bytes of what is folded, and notes its numbers.
+struct Folding {
+    sum: u64,
+    number: u64,
+    seen: Vec<u64>,
+    ranges: Vec<(u64, u64)>,
+    make: fn(&mut Folding, u64) -> Option<Vec<u8>>,
+}
+
+impl Folding {
+    fn new(make: fn(&mut Folding, u64) -> Option<Vec<u8>>) -> Self {
+        Self { sum: 0, number: 0, seen: Vec::new(), ranges: Vec::new(), make }
+    }
+
+    /// Makes the ordinary record of this number.
+    fn into(number: u64) -> Self {
+        Self { number, ..Self::new(|folding, _| Some(payload(folding.number, 100))) }
+    }
+}
+
+impl Fold for Folding {
+    fn add(&mut self, seq: u64, record: &[u8]) {
+        self.seen.push(seq);
+        self.sum += value(record);
+    }
+
+    fn finish(&mut self, first: u64, last: u64) -> Option<Vec<u8>> {
+        self.ranges.push((first, last));
+        (self.make)(self, last)
+    }
 }
 
 fn value(payload: &[u8]) -> u64 {
@@ -420,11 +450,10 @@ fn a_crash_in_a_roll_up_leaves_the_old_records_or_the_new_one() {
         fill(&stream, 1..=23);
         bench.disk.world().failing_syncs = 1;
         bench.disk.world().failing_truncates = true;
-        let mut seen = Vec::new();
-        let error =
-            stream.roll_up(&mut |seq, _| seen.push(seq), &mut |_, _| payload(24, 100), 1).unwrap_err();
+        let mut fold = Folding::into(24);
+        let error = stream.roll_up(&mut fold, 1).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error:?}");
-        assert_eq!(seen, (1..=9).collect::<Vec<_>>());
+        assert_eq!((fold.seen, fold.ranges), ((1..=9).collect(), vec![(1, 9)]));
         drop(stream);
         bench.disk.world().failing_truncates = false;
         bench.disk.world().power_cut(if reached { RECORD } else { RECORD - 1 });
@@ -445,20 +474,15 @@ fn a_crash_in_a_roll_up_leaves_the_old_records_or_the_new_one() {
 fn with_one_segment_only_a_roll_up_seals_it_first_and_nothing_pending_is_none() {
     let bench = Bench::new();
     let (stream, _) = bench.open();
-    let mut count = 0;
-    assert_eq!(stream.roll_up(&mut |_, _| count += 1, &mut |_, _| payload(1, 100), 1).unwrap(), None);
+    let mut fold = Folding::into(5);
+    assert_eq!(stream.roll_up(&mut fold, 1).unwrap(), None);
     fill(&stream, 1..=4);
     stream.acknowledge(2).unwrap();
-    let mut range = (0, 0);
-    let new = stream.roll_up(
-        &mut |_, _| count += 1,
-        &mut |first, last| {
-            range = (first, last);
-            payload(5, 100)
-        },
-        u64::MAX,
-    );
-    assert_eq!((new.unwrap(), count, range), (Some(5), 2, (3, 4)));
+    let mut nothing = Folding::new(|_, _| None);
+    assert_eq!(stream.roll_up(&mut nothing, u64::MAX).unwrap(), None, "no record was made");
+    assert_eq!(numbers(&stream), [3, 4]);
+    assert_eq!(stream.roll_up(&mut fold, u64::MAX).unwrap(), Some(5));
+    assert_eq!((fold.seen, fold.ranges), (vec![3, 4], vec![(3, 4)]));
     assert_eq!(numbers(&stream), [5]);
 }
 

@@ -205,17 +205,10 @@ impl Run {
     }
 
     fn roll_up(&mut self, want_bytes: u64) {
-        let mut seen = Vec::new();
-        let mut range = None;
         let record = self.payload(64);
-        let result = self.stream().roll_up(
-            &mut |seq, payload| seen.push((seq, payload.to_vec())),
-            &mut |first, last| {
-                range = Some((first, last));
-                record.clone()
-            },
-            want_bytes,
-        );
+        let mut fold = Folding { record: record.clone(), seen: Vec::new(), range: None };
+        let result = self.stream().roll_up(&mut fold, want_bytes);
+        let Folding { seen, range, .. } = fold;
         let Some((first, last)) = range else {
             assert!(
                 matches!(result, Ok(None) | Err(Error::DiskFull { .. } | Error::Io { .. })),
@@ -326,5 +319,23 @@ impl Run {
             "{} pending, {pending} taken",
             status.pending_records
         );
+    }
+}
+
+/// Notes what is folded and makes the given record of it.
+struct Folding {
+    record: Vec<u8>,
+    seen: Vec<(u64, Vec<u8>)>,
+    range: Option<(u64, u64)>,
+}
+
+impl crate::Fold for Folding {
+    fn add(&mut self, seq: u64, record: &[u8]) {
+        self.seen.push((seq, record.to_vec()));
+    }
+
+    fn finish(&mut self, first: u64, last: u64) -> Option<Vec<u8>> {
+        self.range = Some((first, last));
+        Some(self.record.clone())
     }
 }

@@ -43,15 +43,16 @@ impl Outbox {
 
     fn fold(&self) -> Result<(), CommitError> {
         let mut rollup = FoldedRecords::default();
-        let folded = self.stream.roll_up(&mut rollup, self.quota_bytes / FOLD_SHARE)?;
+        let stored = self.stream.roll_up(&mut rollup, self.quota_bytes / FOLD_SHARE)?;
         if let Some(error) = rollup.error {
             return Err(error.into());
         }
-        if let Some((first, last)) = folded {
+        if let (Some(seq), Some((first, last))) = (stored, rollup.range) {
             tracing::warn!(
+                seq,
                 first,
                 last,
-                "the outbox is at its quota: the oldest records were rolled up into one"
+                "the outbox is at its quota: its oldest records were rolled up into one"
             );
         }
         Ok(())
@@ -66,6 +67,7 @@ impl Outbox {
 #[derive(Debug, Default)]
 struct FoldedRecords {
     builder: RollupBuilder,
+    range: Option<(u64, u64)>,
     error: Option<egress::Error>,
 }
 
@@ -75,6 +77,7 @@ impl Fold for FoldedRecords {
     }
 
     fn finish(&mut self, first: u64, last: u64) -> Option<Vec<u8>> {
+        self.range = Some((first, last));
         let finished = std::mem::take(&mut self.builder).finish(first, last);
         finished.map_err(|error| self.error = Some(error)).ok()
     }
