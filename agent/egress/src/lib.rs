@@ -31,7 +31,7 @@ mod sealed;
 pub use batch::{Batch, Codec, Sequenced};
 pub use counters::{Counters, FailReason, Histogram, RejectReason};
 pub use error::Error;
-pub use fixed::{Digest, PublicKey, Signature, decode_base64, encode_base64};
+pub use fixed::{Digest, PublicKey, Signature};
 pub use ident::Ident;
 pub use presence::{Birth, Capability, Will};
 pub use record::{Agent, Body, ClockState, Gap, GapReason, Interval, Provider, Record};

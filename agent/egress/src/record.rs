@@ -101,8 +101,6 @@ pub enum GapReason {
     Damaged,
     /// The bytes are whole and are no record this agent knows.
     Unreadable,
-    /// The disk was full and nothing could be folded.
-    Quota,
 }
 
 /// What computes.

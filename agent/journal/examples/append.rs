@@ -1,4 +1,4 @@
-//! `append DIR SECONDS`: the figure of `floor` through the journal's own API: 64 tasks, each appends records of 1 KiB one after
+//! `append DIR SECONDS`: the figure of `disk_floor` through the journal's own API: 64 tasks, each appends records of 1 KiB one after
 //! the other; what is committed is acknowledged meanwhile so that the quota is never met. Prints `{"records_per_s":…}`.
 
 use std::io::Write;

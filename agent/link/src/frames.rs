@@ -6,10 +6,12 @@
 //! Parent to child: `config` once and first, then `records` in answer to each `take`, and `shutdown` once and last.
 //! Child to parent: `take` (one at a time), `acknowledged`, `rejected`, `state`.
 
-use egress::{decode_base64, encode_base64};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 use crate::{Error, UplinkConfig, UplinkState};
 
@@ -69,11 +71,25 @@ pub(crate) struct StoredRecord {
 }
 
 fn as_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&encode_base64(bytes))
+    serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
 }
 
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    decode_base64(&String::deserialize(deserializer)?).ok_or_else(|| serde::de::Error::custom("not base64"))
+    BASE64_STANDARD.decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+/// Reads frames into `sender` until the other end closes, one cannot be read (the last that is sent), or nobody listens.
+/// To be spawned: reading a frame cannot be cancelled half-way, so it has a task of its own.
+pub(crate) async fn read_all<T: DeserializeOwned>(
+    mut socket: impl AsyncRead + Unpin,
+    sender: mpsc::Sender<Result<T, Error>>,
+) {
+    while let Some(frame) = read(&mut socket).await.transpose() {
+        let is_last = frame.is_err();
+        if sender.send(frame).await.is_err() || is_last {
+            return;
+        }
+    }
 }
 
 /// Reads one frame; `None` if the other end closed between frames. Not cancel safe.

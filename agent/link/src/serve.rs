@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -37,7 +37,7 @@ pub async fn serve_uplink(
     let (reader, mut writer) = socket.into_split();
     frames::write(&mut writer, &ToUplink::Config(Box::new(config))).await?;
     let (sender, frames) = mpsc::channel(4);
-    let reading = ReadTask(tokio::spawn(read_frames(reader, sender)));
+    let reading = ReadTask(tokio::spawn(frames::read_all(reader, sender)));
     let mut serving =
         Serving { writer, outbox, state, wanted: None, may_have: false, fruitless: 0, deadline: None };
     let result = serving.serve(frames, &mut shutdown).await;
@@ -57,21 +57,6 @@ struct ReadTask(JoinHandle<()>);
 impl Drop for ReadTask {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Reading a frame cannot be cancelled half-way, so it has a task of its own.
-async fn read_frames(mut reader: OwnedReadHalf, sender: mpsc::Sender<Result<FromUplink, Error>>) {
-    loop {
-        let frame = match frames::read(&mut reader).await {
-            Ok(Some(frame)) => Ok(frame),
-            Ok(None) => return,
-            Err(error) => Err(error),
-        };
-        let is_last = frame.is_err();
-        if sender.send(frame).await.is_err() || is_last {
-            return;
-        }
     }
 }
 

@@ -10,7 +10,8 @@ pub struct UplinkState {
     pub connected: bool,
     /// Why not, or why not before.
     pub reason: BrokerReason,
-    /// The last failure in the broker's or the library's words. For the local log and screen only.
+    /// What is wrong, or was last, in the broker's or the library's words; gone once the hub is heard. For the local log and
+    /// screen only.
     pub detail: Option<String>,
     /// The last number the hub acknowledged to this process; 0 before the first.
     pub acknowledged_seq: u64,
@@ -53,9 +54,9 @@ pub struct Counts {
     pub rejected: u64,
     /// Numbers without a record: folded before they were sent, or lost.
     pub skipped: u64,
-    /// Batches the broker refused (PUBACK with an error).
+    /// Publications the broker refused (PUBACK with an error).
     pub refused: u64,
-    /// Batches nobody was subscribed to (PUBACK 0x10).
+    /// Publications nobody was subscribed to (PUBACK 0x10), births too.
     pub unheard: u64,
 }
 

@@ -11,7 +11,6 @@ use std::io;
 use std::os::fd::AsFd;
 
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
 
 pub(crate) use self::acks::verifying_keys;
@@ -37,7 +36,7 @@ pub async fn run_uplink(socket: UnixStream) -> Result<(), Error> {
     };
     config.hub.validate()?;
     let (sender, frames) = mpsc::channel(4);
-    let reading = tokio::spawn(read_frames(reader, sender));
+    let reading = tokio::spawn(frames::read_all(reader, sender));
     let result = Drain::new(config, writer)?.run(frames).await;
     reading.abort();
     result
@@ -52,19 +51,4 @@ pub fn socket_from_stdin() -> io::Result<UnixStream> {
     socket.local_addr()?;
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)
-}
-
-/// Reading a frame cannot be cancelled half-way, so it has a task of its own.
-async fn read_frames(mut reader: OwnedReadHalf, sender: mpsc::Sender<Result<ToUplink, Error>>) {
-    loop {
-        let frame = match frames::read(&mut reader).await {
-            Ok(Some(frame)) => Ok(frame),
-            Ok(None) => return,
-            Err(error) => Err(error),
-        };
-        let is_last = frame.is_err();
-        if sender.send(frame).await.is_err() || is_last {
-            return;
-        }
-    }
 }

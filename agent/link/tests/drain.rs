@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use egress::{Body, GapReason};
+use mast_link::{BrokerReason, UplinkState};
 use support::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,6 +75,8 @@ async fn a_hub_that_is_away_frees_nothing_and_gets_all_when_it_comes() {
     }
     let state = uplink.until("PUBACKs without a hub", |state| state.counts.unheard > 8).await;
     assert_eq!((outbox.held(), state.acknowledged_seq), (1_000, 0), "a PUBACK frees nothing");
+    let said = state.detail.unwrap_or_default();
+    assert!(said.contains("no hub is subscribed"), "{said}");
     let mut hub = Hub::start(broker.port, Acks::Signed);
     let received = hub.until("all records", |hub| hub.upto_seq == 1_000).await;
     assert_eq!(received.requests, 1_000);
@@ -93,6 +96,9 @@ async fn forged_acknowledgements_free_nothing() {
         outbox.append(record(1));
     }
     hub.until("all records", |hub| hub.upto_seq == 100).await;
+    let silent =
+        |state: &UplinkState| state.detail.as_ref().is_some_and(|said| said.contains("acknowledges nothing"));
+    uplink.until("a word about the silent hub", silent).await;
     let thief = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
     let other_epoch = signed_ack(&hub_key(), EPOCH + 1, 100);
     let changed = String::from_utf8(signed_ack(&hub_key(), EPOCH, 9)).unwrap().replace(":9,", ":100,");
@@ -104,7 +110,8 @@ async fn forged_acknowledgements_free_nothing() {
         assert_eq!(outbox.held(), 100);
     }
     publish(broker.port, topics().ack(), signed_ack(&hub_key(), EPOCH, 60), false).await;
-    uplink.until("the real one", |state| state.acknowledged_seq == 60).await;
+    let state = uplink.until("the real one", |state| state.acknowledged_seq == 60).await;
+    assert_eq!((state.reason, state.detail), (BrokerReason::Connected, None));
     uplink.stop(Duration::from_millis(300)).await;
     assert_eq!(outbox.held(), 40);
 }

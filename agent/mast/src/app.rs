@@ -21,7 +21,7 @@ use engine::Backend;
 use engine_ort::OrtBackend;
 use serve::Serve;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -67,7 +67,7 @@ pub(crate) enum BuildError {
     Locked { path: PathBuf },
     #[error("cannot open the outbox")]
     Outbox(#[from] journal::Error),
-    #[error("ONNX Runtime cannot be used")]
+    #[error("ONNX Runtime cannot be used (`mast doctor` has the cure)")]
     Runtime(#[from] engine_ort::Error),
     #[error("cannot listen")]
     Listen(#[from] front::Error),
@@ -103,8 +103,7 @@ impl App {
         let mut onnxruntime = config.onnxruntime.clone();
         onnxruntime.cache_dir.get_or_insert_with(|| data_dir.cache());
         let runtime = engine_ort::load(&onnxruntime)?;
-        let backend = Arc::new(OrtBackend::new(&runtime, &onnxruntime));
-        let backends: Vec<Arc<dyn Backend>> = vec![Arc::clone(&backend) as Arc<dyn Backend>];
+        let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(OrtBackend::new(&runtime, &onnxruntime))];
         let serve = Serve::new(config.serve.clone(), policy, backends);
 
         let outbox = match &config.hub {
@@ -118,7 +117,6 @@ impl App {
             addresses: front.addresses(),
             config: config.clone(),
             runtime,
-            backend,
             resident_before_runtime,
             outbox: outbox.clone(),
             uplink: view,
@@ -216,6 +214,32 @@ enum Task {
     Uplink,
 }
 
+/// The signals that ask for the end. Listened to from before the agent is built, so that none is missed.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one. Cancel safe: signals are kept.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// The person at the terminal has lost patience.
+    async fn interrupt(&mut self) {
+        self.interrupt.recv().await;
+    }
+}
+
 /// Why the agent ends.
 #[derive(Debug)]
 pub(crate) enum Cause {
@@ -240,22 +264,14 @@ pub(crate) struct Running {
 
 impl Running {
     /// Until a signal asks for the end or a task ends by itself.
-    pub(crate) async fn wait(&mut self) -> Cause {
-        let (mut terminate, mut interrupt) =
-            match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-                (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-                (Err(error), _) | (_, Err(error)) => {
-                    return Cause::TaskEnded(format!("cannot listen for signals: {error}"));
-                }
-            };
+    pub(crate) async fn wait(&mut self, signals: &mut Signals) -> Cause {
         let mut tick = interval(notify::watchdog_interval().unwrap_or(TICK).min(TICK));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Every arm is cancel safe: signals are kept, join_next keeps its set, an interval keeps its time.
             tokio::select! {
                 name = self.front.ended() => return Cause::TaskEnded(name),
-                _ = terminate.recv() => return Cause::Signal("SIGTERM"),
-                _ = interrupt.recv() => return Cause::Signal("SIGINT"),
+                signal = signals.next() => return Cause::Signal(signal),
                 Some(ended) = self.tasks.join_next() => {
                     return Cause::TaskEnded(match ended {
                         Ok(task) => format!("{task:?}"),
@@ -270,9 +286,20 @@ impl Running {
         }
     }
 
+    /// [`Self::drain`], cut short by a SIGINT that comes meanwhile.
+    pub(crate) async fn end(self, cause: Cause, signals: &mut Signals) -> Exit {
+        tokio::select! {
+            exit = self.drain(cause) => exit,
+            () = signals.interrupt() => {
+                tracing::error!("interrupted while stopping: what is in flight is dropped");
+                Exit::DrainTimeout
+            }
+        }
+    }
+
     /// Ends in order and within the budget: ready off, requests in flight finished, the last interval
     /// committed, the last words to the hub. Names what did not end.
-    pub(crate) async fn drain(mut self, cause: Cause) -> Exit {
+    async fn drain(mut self, cause: Cause) -> Exit {
         match &cause {
             Cause::Signal(signal) => tracing::info!(signal, "stopping"),
             Cause::TaskEnded(task) => tracing::error!(task, "a task of the agent ended; stopping"),
@@ -339,6 +366,10 @@ async fn record(mut recorder: Recorder, length: Duration, mut stop: watch::Recei
         });
         match closed.await {
             Ok((back, Ok(()))) => recorder = back,
+            Ok((_, Err(error))) if stopping => {
+                tracing::error!(error = chain(&error), "the last counts were not committed and end here");
+                return;
+            }
             Ok((back, Err(error))) => {
                 tracing::error!(
                     error = chain(&error),

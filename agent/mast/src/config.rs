@@ -68,7 +68,7 @@ impl Default for ShutdownConfig {
 #[derive(Debug, Clone, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, or targets as in `info,serve=debug`.
+    /// `error`, `warn`, `info`, `debug`, or targets as in `info,mast_serve=debug`.
     pub(crate) level: String,
     pub(crate) format: LogFormat,
     /// Identical lines within this time are counted instead of written.
@@ -147,7 +147,26 @@ impl Config {
 
     fn validate(&self) -> Result<(), ConfigError> {
         let invalid = |detail: String| ConfigError::Invalid { detail };
-        self.listen.validate().map_err(|error| invalid(crate::exit::chain(&error)))?;
+        self.listen.validate().map_err(|error| invalid(format!("listen.{}", crate::exit::chain(&error))))?;
+        for (key, value) in [
+            ("queue_limit", u64::try_from(self.serve.queue_limit).unwrap_or(u64::MAX)),
+            ("buffered_limit_bytes", self.serve.buffered_limit_bytes),
+        ] {
+            if value == 0 {
+                return Err(invalid(format!("serve.{key} must be at least 1")));
+            }
+        }
+        if let Err(journal::Error::Config { reason }) = self.outbox.check() {
+            return Err(invalid(format!("outbox.{reason}")));
+        }
+        if usize::try_from(self.outbox.record_limit_bytes)
+            .is_ok_and(|limit| limit < egress::RECORD_LIMIT_BYTES)
+        {
+            let least = egress::RECORD_LIMIT_BYTES;
+            return Err(invalid(format!(
+                "outbox.record_limit_bytes must be at least {least}, the longest metric record"
+            )));
+        }
         if self.shutdown.uplink_budget_ms >= self.shutdown.budget_ms {
             return Err(invalid("shutdown.uplink_budget_ms must be less than shutdown.budget_ms".to_owned()));
         }
@@ -172,3 +191,6 @@ pub(crate) fn default_data_dir() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/var/lib"))
         .join("mast")
 }
+
+#[cfg(test)]
+mod tests;

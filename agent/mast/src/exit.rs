@@ -1,6 +1,6 @@
 //! Exit codes: an interface with systemd and with scripts, listed in README.
 //!
-//! 0 to 2 are the shell's own. From 64 on, each code is one kind of trouble that a restart does not cure;
+//! 0 to 2 are what every command means by them. From 64 on, each code is one kind of trouble that a restart does not cure;
 //! the unit file lists them in `RestartPreventExitStatus`.
 
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ pub(crate) enum Exit {
     Ok = 0,
     /// The command failed: the request was refused, a check of `doctor` failed, the daemon does not answer.
     Failed = 1,
-    /// Configuration, policy or arguments are wrong.
+    /// Configuration or policy is wrong. Wrong arguments are 2, by clap.
     BadConfig = 64,
     /// ONNX Runtime is missing, too old, of another architecture, or carries the telemetry uploader.
     NoRuntime = 65,
@@ -38,9 +38,33 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        // Writing into a String cannot fail.
-        write!(text, ": {error}").ok();
+        let said = error.to_string();
+        // Some libraries say their cause themselves.
+        if !text.ends_with(&said) {
+            // Writing into a String cannot fail.
+            write!(text, ": {said}").ok();
+        }
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Said {
+        text: &'static str,
+        source: Option<Box<Said>>,
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        let last = Said { text: "no bytes", source: None };
+        let chatty = Said { text: "cannot decode: no bytes", source: Some(Box::new(last)) };
+        let first = Said { text: "cannot use the photo", source: Some(Box::new(chatty)) };
+        assert_eq!(chain(&first), "cannot use the photo: cannot decode: no bytes");
+    }
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -21,8 +22,10 @@ const REMEMBERED_LINES: usize = 512;
 /// Why logging did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
-    #[error("log.level is not a level or a list of target=level")]
-    Level(#[from] tracing_subscriber::filter::ParseError),
+    #[error(
+        "log.level: '{word}' is none of off, error, warn, info, debug, trace, nor target=level with one of them"
+    )]
+    Level { word: String },
     #[error("cannot install the log subscriber")]
     Install(#[from] TryInitError),
 }
@@ -30,7 +33,7 @@ pub(crate) enum LogError {
 /// Starts logging for the process. The answer reports what was held back, see [`Repeats::report`].
 pub(crate) fn init(config: &LogConfig) -> Result<Repeats, LogError> {
     let repeats = Repeats::new(Duration::from_millis(config.repeat_window_ms));
-    let filter = EnvFilter::try_new(&config.level)?;
+    let filter = filter(&config.level)?;
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match config.format {
         LogFormat::Text => layer.with_ansi(false).with_filter(repeats.clone()).boxed(),
@@ -38,6 +41,17 @@ pub(crate) fn init(config: &LogConfig) -> Result<Repeats, LogError> {
     };
     tracing_subscriber::registry().with(filter).with(layer).try_init()?;
     Ok(repeats)
+}
+
+/// `info`, or `info,mast_serve=debug`. A word that is no level is refused: taken as a target, it would silence the rest.
+fn filter(levels: &str) -> Result<Targets, LogError> {
+    levels.split(',').try_fold(Targets::new(), |targets, word| {
+        let wrong = || LogError::Level { word: word.to_owned() };
+        let (target, level) = word.trim().split_once('=').unwrap_or(("", word.trim()));
+        // An empty level would be `error`.
+        let level: LevelFilter = level.parse().ok().filter(|_| !level.is_empty()).ok_or_else(wrong)?;
+        Ok(if target.is_empty() { targets.with_default(level) } else { targets.with_target(target, level) })
+    })
 }
 
 /// Remembers lines by their text and lets each through once a window.
@@ -137,7 +151,34 @@ impl Visit for Text {
 
 #[cfg(test)]
 mod tests {
+    use tracing::Level;
+
     use super::*;
+
+    #[test]
+    fn a_level_is_a_level() {
+        let check = |levels: &str, serve: Option<Level>, others: Option<Level>| {
+            let filter = filter(levels).unwrap();
+            for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
+                let wanted = |most: Option<Level>| most.is_some_and(|most| level <= most);
+                assert_eq!(
+                    filter.would_enable("mast_serve::batch", &level),
+                    wanted(serve),
+                    "{levels} {level}"
+                );
+                assert_eq!(filter.would_enable("hyper", &level), wanted(others), "{levels} {level}");
+            }
+        };
+        check("info", Some(Level::INFO), Some(Level::INFO));
+        check("info,mast_serve=debug", Some(Level::DEBUG), Some(Level::INFO));
+        check("mast_serve=trace, warn", Some(Level::TRACE), Some(Level::WARN));
+        check("mast_serve=debug", Some(Level::DEBUG), None);
+        check("off", None, None);
+        for wrong in ["inof", "", "info,", "info,mast_serve=debgu", "mast_serve"] {
+            let said = filter(wrong).unwrap_err().to_string();
+            assert!(said.contains("log.level"), "{wrong}: {said}");
+        }
+    }
 
     #[test]
     fn an_identical_line_is_written_once_a_window_and_counted() {

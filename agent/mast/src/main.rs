@@ -22,7 +22,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::app::App;
+use crate::app::{App, Signals};
 use crate::cli::{Cli, Command, RunArgs, UplinkArgs};
 use crate::config::{Config, LogConfig};
 use crate::exit::{Exit, chain};
@@ -59,6 +59,10 @@ fn run(args: &RunArgs) -> Exit {
         Err(error) => return fail(Exit::Failed, "cannot start threads", &error),
     };
     end(runtime, async {
+        let mut signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => return fail(Exit::Failed, "cannot listen for signals", &error),
+        };
         let app = match App::build(config, repeats).await {
             Ok(app) => app,
             Err(error) => {
@@ -67,8 +71,8 @@ fn run(args: &RunArgs) -> Exit {
             }
         };
         let mut running = app.spawn();
-        let cause = running.wait().await;
-        running.drain(cause).await
+        let cause = running.wait(&mut signals).await;
+        running.end(cause, &mut signals).await
     })
 }
 

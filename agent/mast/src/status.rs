@@ -98,6 +98,8 @@ pub(crate) struct OutboxStatus {
 pub(crate) struct UplinkStatus {
     pub(crate) broker: String,
     pub(crate) connected: bool,
+    /// Why not, or why not before.
+    pub(crate) reason: link::BrokerReason,
     pub(crate) pid: Option<u32>,
     pub(crate) reconnects: u64,
     pub(crate) published: u64,

@@ -30,17 +30,13 @@ impl Programs {
         let root = cache::root();
         let dir = tempfile::Builder::new().prefix("mast-bench-").tempdir()?;
         let release = demo::build_release(&root)?;
-        // Two crates have an example `floor`, and cargo gives both the same place: each is copied away before the next.
         let example = |package: &str, name: &str| -> Result<PathBuf> {
             cargo_build(&root, &["--package", package, "--example", name])?;
-            let copy = dir.path().join(format!("{package}-{name}"));
-            std::fs::copy(release.join("examples").join(name), &copy)
-                .with_context(|| format!("no example {name} of {package}"))?;
-            Ok(copy)
+            Ok(release.join("examples").join(name))
         };
-        let runtime_floor = example("mast-engine-ort", "floor")?;
+        let runtime_floor = example("mast-engine-ort", "ort_floor")?;
         let echo = example("mast-front", "echo")?;
-        let disk_floor = example("mast-journal", "floor")?;
+        let disk_floor = example("mast-journal", "disk_floor")?;
         let append = example("mast-journal", "append")?;
         let conv_net = dir.path().join("conv.onnx");
         let mut make = Command::new(&ready.python);

@@ -24,6 +24,8 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// A broker that answers pings and takes nothing for so many keep-alives is left.
 const STALLED_KEEP_ALIVES: u32 = 2;
+/// After so many attempts in vain it is said that the hub is silent.
+const SILENT_AFTER: u32 = 2;
 /// Longer than any budget.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -202,6 +204,8 @@ impl Drain {
             PubAckReason::Success => {}
             PubAckReason::NoMatchingSubscribers => {
                 self.state.counts.unheard = self.state.counts.unheard.saturating_add(1);
+                self.state.detail =
+                    Some("the broker takes what is sent, but no hub is subscribed".to_owned());
             }
             refusal => {
                 self.state.counts.refused = self.state.counts.refused.saturating_add(1);
@@ -220,6 +224,8 @@ impl Drain {
         match self.acks.read(payload) {
             Ok(upto_seq) => {
                 self.state.counts.acks = self.state.counts.acks.saturating_add(1);
+                self.state.reason = BrokerReason::Connected;
+                self.state.detail = None;
                 let acked = self.window.acknowledge(upto_seq, Instant::now().into_std());
                 if let Acked::Freed { upto_seq } = acked {
                     self.backoff.reset();
@@ -327,6 +333,14 @@ impl Drain {
         }
         if open.unanswered == 0 {
             self.window.resend(now.into_std());
+            if self.window.fruitless() == SILENT_AFTER {
+                self.state.detail.get_or_insert_with(|| "the hub acknowledges nothing".to_owned());
+                tracing::warn!(
+                    detail = self.state.detail,
+                    records = self.window.pending_records(),
+                    "the hub acknowledges nothing; what was sent stays in the outbox"
+                );
+            }
             return;
         }
         // What was sent is still on its way to the broker, in order: sending it twice would only make that slower.

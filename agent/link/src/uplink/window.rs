@@ -34,7 +34,7 @@ pub(super) struct Window {
     next_seq: Option<u64>,
     /// The highest number that was ever published.
     published_seq: u64,
-    /// Attempts without progress.
+    /// Attempts in a row without progress.
     fruitless: u32,
     due: Option<Instant>,
 }
@@ -198,6 +198,11 @@ impl Window {
             lowest.sent = false;
         }
         self.due = (!self.held.is_empty()).then(|| now + self.wait());
+    }
+
+    /// Attempts since the hub was last heard.
+    pub(super) fn fruitless(&self) -> u32 {
+        self.fruitless
     }
 
     /// Sending is not what is being waited for: the broker has not taken yet what was sent.

@@ -43,9 +43,7 @@ impl Mosquitto {
 
     /// With `extra` lines in its configuration.
     pub fn start_with(extra: &str) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = free_port();
         let dir = tempfile::tempdir().unwrap();
         let child = spawn(&dir, port, extra);
         let broker = Self { port, dir, extra: extra.to_owned(), child };
@@ -80,13 +78,18 @@ impl Drop for Mosquitto {
     }
 }
 
+/// A loopback port that nobody listens on just now.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
 fn spawn(dir: &tempfile::TempDir, port: u16, extra: &str) -> Child {
     use std::io::Write;
     let path = dir.path().join("mosquitto.conf");
     let mut file = std::fs::File::create(&path).unwrap();
     writeln!(
         file,
-        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n{extra}"
+        "per_listener_settings true\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n{extra}"
     )
     .unwrap();
     // Debian keeps it out of the PATH of ordinary users.

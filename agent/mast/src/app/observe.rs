@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use egress::{Capability, Ident, Provider};
-use engine_ort::{OrtBackend, Runtime, Telemetry};
+use engine_ort::{Runtime, Telemetry};
 use journal::IndexState;
 use link::UplinkConfig;
 use serve::{ModelStats, ModelView, Serve};
@@ -27,7 +27,6 @@ pub(crate) struct Observer {
     pub(crate) addresses: front::Addresses,
     pub(crate) serve: Arc<Serve>,
     pub(crate) runtime: Runtime,
-    pub(crate) backend: Arc<OrtBackend>,
     pub(crate) resident_before_runtime: Option<u64>,
     pub(crate) outbox: Option<Arc<Outbox>>,
     pub(crate) uplink: Option<UplinkView>,
@@ -104,13 +103,6 @@ impl Observer {
         if let Some(bytes) = resident_bytes() {
             metric("mast_resident_bytes", "gauge", "Resident memory of the daemon.", bytes);
         }
-        let fallbacks = self.backend.fallbacks();
-        metric(
-            "mast_provider_fallbacks_total",
-            "counter",
-            "Providers that were tried and failed.",
-            fallbacks,
-        );
         if let Some(outbox) = &self.outbox {
             let status = outbox.status();
             metric(
@@ -206,6 +198,7 @@ fn uplink_status(view: &UplinkView) -> UplinkStatus {
     UplinkStatus {
         broker: view.broker.clone(),
         connected: state.connected,
+        reason: state.reason,
         pid: view.pid(),
         reconnects: state.counts.connects.saturating_sub(1),
         published: state.counts.published,

@@ -83,6 +83,7 @@ impl<S: OutboxSource + 'static> Uplink<S> {
                 delay = RESTART_MIN;
             }
             tracing::error!(error, ?delay, "the uplink ended; it is started again");
+            self.state.send_modify(|state| state.detail = Some(format!("the uplink ended: {error}")));
             self.shared.restarts.fetch_add(1, Ordering::Relaxed);
             tokio::select! {
                 () = sleep(delay) => {}
@@ -120,7 +121,11 @@ impl<S: OutboxSource + 'static> Uplink<S> {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
         };
-        Command::new(std::env::current_exe().map_err(UplinkError::Spawn)?)
+        // The very program that runs here, also after an upgrade put another in its place: both ends of the socket are
+        // of one binary. In a process group of its own: Ctrl-C in a terminal is meant for the agent, which tells the
+        // child when to end.
+        Command::new("/proc/self/exe")
+            .process_group(0)
             .args(["uplink", "--log-level", &self.log.level, "--log-format", format])
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)))
             .stdout(Stdio::null())

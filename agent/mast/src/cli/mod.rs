@@ -17,9 +17,14 @@ pub(crate) mod table;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use self::client::{Client, ClientError};
+use crate::config::default_data_dir;
 use crate::exit::{Exit, chain};
 
 /// Mast, the inference agent of a modular telco site.
@@ -93,6 +98,26 @@ pub(crate) fn block_on(work: impl Future<Output = Exit>) -> Exit {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => complain(&error),
     }
+}
+
+/// Asks the running agent for `path` and prints the answer: as it is with `--json`, else as `show` words it.
+fn ask<T: DeserializeOwned>(
+    args: &ConnectArgs,
+    path: &str,
+    limit: Duration,
+    show: impl FnOnce(&T) -> String,
+) -> Exit {
+    let client = Client::over_socket(&args.data_dir.clone().unwrap_or_else(default_data_dir));
+    block_on(async {
+        match client.get_json::<Value>(path, limit).await {
+            Ok(answer) if args.json => print(format!("{answer:#}\n").as_bytes()),
+            Ok(answer) => match serde_json::from_value(answer) {
+                Ok(answer) => print(show(&answer).as_bytes()),
+                Err(source) => complain(&ClientError::Unreadable { path: path.to_owned(), source }),
+            },
+            Err(error) => complain(&error),
+        }
+    })
 }
 
 /// Says on stderr why a command failed.

@@ -1,25 +1,11 @@
 //! `mast models`: every model of the repository, and what really runs it.
 
-use serde_json::Value;
-
 use super::catalog::{Building, Catalog, Model, PATH, Row, TIMEOUT};
-use super::client::{Client, ClientError};
-use super::{ConnectArgs, complain, print, table};
-use crate::config::default_data_dir;
+use super::{ConnectArgs, table};
 use crate::exit::Exit;
 
 pub(crate) fn run(args: &ConnectArgs) -> Exit {
-    let client = Client::over_socket(&args.data_dir.clone().unwrap_or_else(default_data_dir));
-    super::block_on(async {
-        match client.get_json::<Value>(PATH, TIMEOUT).await {
-            Ok(answer) if args.json => print(format!("{answer:#}\n").as_bytes()),
-            Ok(answer) => match serde_json::from_value(answer) {
-                Ok(catalog) => print(show(&catalog).as_bytes()),
-                Err(source) => complain(&ClientError::Unreadable { path: PATH.to_owned(), source }),
-            },
-            Err(error) => complain(&error),
-        }
-    })
+    super::ask(args, PATH, TIMEOUT, show)
 }
 
 fn show(catalog: &Catalog) -> String {

@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::client::{Client, ClientError};
-use super::{ConnectArgs, complain, print, table};
-use crate::config::default_data_dir;
+use super::{ConnectArgs, table};
 use crate::exit::Exit;
 use crate::status::{ModelStatus, OutboxStatus, PolicyStatus, Status, UplinkStatus};
 
@@ -14,17 +10,7 @@ const PATH: &str = "/control/status";
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &ConnectArgs) -> Exit {
-    let client = Client::over_socket(&args.data_dir.clone().unwrap_or_else(default_data_dir));
-    super::block_on(async {
-        match client.get_json::<Value>(PATH, TIMEOUT).await {
-            Ok(answer) if args.json => print(format!("{answer:#}\n").as_bytes()),
-            Ok(answer) => match serde_json::from_value(answer) {
-                Ok(status) => print(show(&status).as_bytes()),
-                Err(source) => complain(&ClientError::Unreadable { path: PATH.to_owned(), source }),
-            },
-            Err(error) => complain(&error),
-        }
-    })
+    super::ask(args, PATH, TIMEOUT, show)
 }
 
 fn show(status: &Status) -> String {
@@ -164,7 +150,7 @@ fn models(models: &[ModelStatus]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -186,7 +172,7 @@ mod tests {
                 "quota_bytes": 268_435_456, "oldest_age_s": 90, "index": "intact", "disk_full": false,
             },
             "uplink": {
-                "broker": "mqtts://hub:8883", "connected": false, "pid": 8, "reconnects": 2, "published": 50,
+                "broker": "mqtts://hub:8883", "connected": false, "reason": "unreachable", "pid": 8, "reconnects": 2, "published": 50,
                 "resent": 9, "acks": 4, "bad_acks": 0, "restarts": 0, "last_error": "connection refused",
             },
         })
