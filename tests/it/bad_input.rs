@@ -161,22 +161,30 @@ fn a_slow_client_is_cut_off_in_time() -> Result<()> {
     assert_serves(&agent)
 }
 
+/// The end of a client's stream means that it went away: that is how a place is freed before the next batch. So a half-closed
+/// client may get its answer or none, never a wrong one, and nothing of it stays.
 #[test]
-fn a_half_closed_client_gets_its_answer_and_one_that_lies_an_error() -> Result<()> {
+fn a_half_closed_client_is_gone_and_hurts_nobody() -> Result<()> {
     let agent = agent_with_add()?;
-    let request = json_body("add", "x", &[1, 4], &[0.0; 4]);
-    let mut honest = Connection::tcp(agent.http)?;
-    honest.write(&request.bytes())?;
-    honest.finish_writing()?;
-    let response = honest.read()?;
-    ensure!(response.status == 200 && infer::first_output(&response)? == [1.0; 4], "{response}");
-    let mut liar = Connection::tcp(agent.http)?;
-    liar.write(&Request::post_claiming(PATH, 1000, "{\"inputs\":").bytes())?;
-    liar.finish_writing()?;
-    // There may be nobody to answer to; if there is an answer, it is no success.
-    if let Ok(response) = liar.read() {
-        ensure!((400..500).contains(&response.status), "half a body: {response}");
+    let whole = json_body("add", "x", &[1, 4], &[0.0; 4]);
+    let half = Request::post_claiming(PATH, 1000, "{\"inputs\":");
+    for _ in 0..20 {
+        let mut honest = Connection::tcp(agent.http)?;
+        honest.write(&whole.bytes())?;
+        honest.finish_writing()?;
+        if let Ok(response) = honest.read() {
+            ensure!(response.status == 200 && infer::first_output(&response)? == [1.0; 4], "{response}");
+        }
+        let mut liar = Connection::tcp(agent.http)?;
+        liar.write(&half.bytes())?;
+        liar.finish_writing()?;
+        if let Ok(response) = liar.read() {
+            ensure!((400..500).contains(&response.status), "half a body: {response}");
+        }
     }
+    agent.wait_for_status("idle", |status| {
+        status["models"][0]["pending"] == 0 && status["buffered_bytes"] == 0
+    })?;
     assert_serves(&agent)
 }
 

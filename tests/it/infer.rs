@@ -91,3 +91,14 @@ fn health_metadata_and_configuration() -> Result<()> {
     ensure!(response.status == 400, "an unknown model is ready: {response}");
     Ok(())
 }
+
+/// Two parts of the agent write the page.
+#[test]
+fn every_metric_is_described_once() -> Result<()> {
+    let agent = agent_with_add()?;
+    let text = harness::http::get(agent.metrics, "/metrics")?.text();
+    let mut families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    families.sort_unstable();
+    ensure!(!families.is_empty() && families.windows(2).all(|two| two[0] != two[1]), "{families:?}");
+    Ok(())
+}

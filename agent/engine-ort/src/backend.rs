@@ -1,5 +1,4 @@
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::{
     Attempt, Backend, BuildProgress, Device, Engine, LoadError, LoadOptions, Loaded, ModelSource,
@@ -23,7 +22,6 @@ pub struct OrtBackend {
     cache_dir: Option<PathBuf>,
     cpu: Device,
     gpu: Option<Gpu>,
-    fallbacks: AtomicU64,
 }
 
 impl OrtBackend {
@@ -35,13 +33,7 @@ impl OrtBackend {
             cache_dir: config.cache_dir.clone(),
             cpu: device::cpu(),
             gpu: Gpu::probe(),
-            fallbacks: AtomicU64::new(0),
         }
-    }
-
-    /// Providers of models' lists that failed at load and were passed over, since the start.
-    pub fn fallbacks(&self) -> u64 {
-        self.fallbacks.load(Ordering::Relaxed)
     }
 
     fn device_of(&self, provider: Provider) -> Device {
@@ -52,12 +44,6 @@ impl OrtBackend {
                 Gpu::device,
             ),
         }
-    }
-
-    /// Counts what failed. The request path logs the attempts of a load once it has them all.
-    fn report(&self, failures: &Failures) {
-        let failed = u64::try_from(failures.iter().count()).unwrap_or(u64::MAX);
-        self.fallbacks.fetch_add(failed, Ordering::Relaxed);
     }
 
     fn engine(
@@ -217,10 +203,7 @@ impl Backend for OrtBackend {
 
     fn load(&self, source: &ModelSource, options: &LoadOptions) -> Result<Loaded, LoadError> {
         std::fs::File::open(&source.path).map_err(|source| LoadError::Read { source })?;
-        let mut failures = Failures::default();
-        let loaded = self.load_model(source, options, &mut failures);
-        self.report(&failures);
-        loaded
+        self.load_model(source, options, &mut Failures::default())
     }
 }
 

@@ -46,10 +46,6 @@ impl Failures {
         self.0.iter().find(|(failed, _)| *failed == provider).map(|(_, reason)| reason.as_str())
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Provider, &str)> {
-        self.0.iter().map(|(provider, reason)| (*provider, reason.as_str()))
-    }
-
     /// One attempt per provider of the list.
     pub(crate) fn attempts(&self, wanted: &[Provider]) -> Vec<Attempt> {
         let attempt = |provider: &Provider| Attempt {

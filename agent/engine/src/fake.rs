@@ -29,6 +29,8 @@ pub struct FakeScript {
     pub builds: Gate,
     /// A run fails when this is a first value of one of its members.
     pub fail_on: Option<f32>,
+    /// The runtime refuses a run, and quotes it, when this is a first value of one of its members.
+    pub refuse_on: Option<f32>,
     /// The device is lost when this is a first value of one of its members.
     pub lose_on: Option<f32>,
 }
@@ -160,6 +162,9 @@ impl Engine for FakeEngine {
         let has = |value: Option<f32>| value.is_some_and(|value| holds(batch, value));
         if has(self.script.lose_on) {
             return Err(EngineError::DeviceLost { detail: "scripted loss".to_owned() });
+        }
+        if let Some(value) = self.script.refuse_on.filter(|value| holds(batch, *value)) {
+            return Err(EngineError::Input { detail: format!("scripted refusal of {value}") });
         }
         if has(self.script.fail_on) {
             return Err(EngineError::Run { detail: "scripted failure of an input".to_owned() });

@@ -120,7 +120,7 @@ impl Reader {
             match frame {
                 None => self.ended = true,
                 Some(Err(_)) => {
-                    return Err(Error::invalid("the body ended before its announced length").into());
+                    return Err(Error::invalid("the body is malformed or ended too early").into());
                 }
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };

@@ -49,6 +49,13 @@ pub(crate) fn status_of(code: ErrorCode) -> StatusCode {
     }
 }
 
+/// Characters of an error text. Some repeat what the client sent, which may be as long as a body.
+const TEXT_LIMIT: usize = 1000;
+
+fn clipped(text: &str) -> &str {
+    text.char_indices().nth(TEXT_LIMIT).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     error: &'a str,
@@ -63,7 +70,7 @@ impl IntoResponse for Fault {
         let Self { status, error, close, encoding } = self;
         let refusal = error.refusal.as_deref();
         let body = Body {
-            error: &error.message,
+            error: clipped(&error.message),
             rule: refusal.map(|refusal| refusal.rule.as_str()),
             allowed: refusal.map(|refusal| refusal.allowed.as_str()),
         };

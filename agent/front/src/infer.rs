@@ -234,7 +234,8 @@ fn raw_shape(spec: &TensorSpec, batches: bool, length: usize) -> Result<Vec<usiz
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Fault> {
-    match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+    // In any case of letters (RFC 9110 §8.4.1).
+    match headers.get(CONTENT_ENCODING).map(|coding| coding.as_bytes().to_ascii_lowercase()).as_deref() {
         None | Some(b"" | b"identity") => Ok(Encoding::Identity),
         Some(b"gzip") => Ok(Encoding::Gzip),
         Some(b"deflate") => Ok(Encoding::Deflate),

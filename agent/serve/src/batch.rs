@@ -42,7 +42,11 @@ pub(crate) fn form(queue: impl IntoIterator<Item = Waiting>, limits: &Limits, no
         return Forming::Take(1);
     }
     let latest_start = |waiting: &Waiting| {
-        waiting.deadline.map(|deadline| deadline.checked_sub(limits.compute).unwrap_or(now))
+        let deadline = waiting.deadline?;
+        // Half of its time is for waiting at most: a run may take longer than the measured ones, and before the
+        // first there is no measure at all.
+        let half = deadline.saturating_duration_since(waiting.arrived) / 2;
+        Some(deadline.checked_sub(limits.compute.max(half)).unwrap_or(now))
     };
     let mut close = first.arrived + limits.delay;
     if let Some(latest) = latest_start(&first) {
@@ -109,7 +113,8 @@ mod tests {
         check(&[(2, 0, None, true), (2, 0, None, true), (1, 0, None, true)], Forming::Take(2));
         check(&[(2, 0, None, true), (3, 0, None, true)], Forming::Take(1));
         check(&[(1, 0, None, true), (1, 0, None, false)], Forming::Take(1));
-        check(&[(1, 0, Some(5), true)], Forming::WaitUntil(now + ms(3)));
+        check(&[(1, 0, Some(3), true)], Forming::WaitUntil(now + ms(1)));
+        check(&[(1, 0, Some(8), true)], Forming::WaitUntil(now + ms(4)));
         check(&[(1, 0, None, true), (1, 0, Some(2), true)], Forming::Take(2));
         let alone = Limits { max_rows: 0, ..limits };
         assert_eq!(formed(now, &alone, &[(9, 0, None, true), (1, 0, None, true)]), Forming::Take(1));

@@ -28,18 +28,26 @@ pub(crate) fn fit(
         check(model, spec, tensor)?;
     }
     let rows = if max_batch_size > 0 { rows(model, signature, max_batch_size, &inputs)? } else { 1 };
-    let find = |name: &String| {
-        let found = signature.outputs.iter().position(|spec| spec.name == *name);
-        let known = || names(signature.outputs.iter().map(|spec| &spec.name));
-        found.ok_or_else(|| {
-            Error::invalid(format!(
-                "unexpected inference output '{name}' for model '{model}': it has {}",
-                known()
-            ))
-        })
-    };
-    let outputs = outputs.iter().map(find).collect::<Result<_, _>>()?;
+    let outputs = wanted(model, signature, outputs)?;
     Ok(Fitted { inputs, rows, outputs })
+}
+
+fn wanted(model: &str, signature: &Signature, outputs: &[String]) -> Result<Vec<usize>, Error> {
+    let mut wanted = Vec::with_capacity(signature.outputs.len());
+    for name in outputs {
+        let Some(index) = signature.outputs.iter().position(|spec| spec.name == *name) else {
+            let known = names(signature.outputs.iter().map(|spec| &spec.name));
+            let text = format!("unexpected inference output '{name}' for model '{model}': it has {known}");
+            return Err(Error::invalid(text));
+        };
+        // Each would be a copy of the tensor in the reply, which no budget bounds.
+        if wanted.contains(&index) {
+            let text = format!("output '{name}' of model '{model}' is asked for more than once");
+            return Err(Error::invalid(text));
+        }
+        wanted.push(index);
+    }
+    Ok(wanted)
 }
 
 fn order(model: &str, signature: &Signature, given: Vec<NamedTensor>) -> Result<Vec<Tensor>, Error> {
@@ -173,6 +181,7 @@ mod tests {
         check(vec![a(5), b(5)], &[], &["<= 4", "got 5"]);
         check(vec![a(0), b(0)], &[], &["no rows"]);
         check(vec![a(1), b(1)], &["x"], &["'x'", "'y', 'z'"]);
+        check(vec![a(1), b(1)], &["z", "y", "z"], &["'z'", "more than once"]);
         check(vec![], &[], &["missing 'a', 'b'"]);
     }
 }

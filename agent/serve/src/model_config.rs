@@ -7,7 +7,7 @@
 //! max_batch_size = 8              # rows of a batch; 0 or absent: one request at a time, whatever its shape
 //! batch_delay_us = 500            # how long a batch may wait for more members
 //! queue_limit = 64                # requests that may wait; default: the agent's
-//! threads = 2                     # inside one operator; 0: the backend chooses
+//! threads = 2                     # inside one operator, at most 1024; 0: the backend chooses
 //! spinning = false                # idle threads spin; absent: the backend chooses
 //! device_memory_limit_bytes = 1073741824
 //! warmup = false                  # default true: one run with zeros before the model serves
@@ -69,6 +69,9 @@ pub struct ModelConfig {
     pub detect: Option<DetectConfig>,
 }
 
+/// More are a typing error that would cost gigabytes, and minutes, before the load could fail.
+const MAX_THREADS: usize = 1024;
+
 impl Default for ModelConfig {
     fn default() -> Self {
         let LoadOptions { providers, require, threads, spinning, device_memory_limit_bytes } =
@@ -102,6 +105,9 @@ impl ModelConfig {
         }
         if config.queue_limit == Some(0) {
             return refuse("queue_limit is 0: no request could ever be queued");
+        }
+        if config.threads > MAX_THREADS {
+            return refuse(&format!("threads is {}: at most {MAX_THREADS}", config.threads));
         }
         Ok(config)
     }
@@ -242,6 +248,7 @@ mod tests {
         check("require = \"gpu\"", &["gpu", "line 1"]);
         check("providers = []", &["providers"]);
         check("queue_limit = 0", &["queue_limit"]);
+        check("threads = 100000", &["threads", "at most 1024"]);
         check("\n[image]\ninput = \"x\"\nwidth = 1\nheight = 1\nbgr = true", &["bgr", "line 6"]);
     }
 

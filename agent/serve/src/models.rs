@@ -80,13 +80,13 @@ impl Models {
         match (&slot.serving, version) {
             (Some(model), None) => Ok(Arc::clone(model)),
             (Some(model), Some(version)) if model.version == version => Ok(Arc::clone(model)),
+            (None, _) if slot.busy == Some(State::Loading) => {
+                let text = format!("model '{name}' is being loaded");
+                Err(Error::unavailable(text, retry_after(Duration::ZERO)))
+            }
             (_, Some(version)) => {
                 let text = format!("Request for unknown model: '{name}' version {version} is not found");
                 Err(Error::new(ErrorCode::NotFound, text))
-            }
-            (None, None) if slot.busy == Some(State::Loading) => {
-                let text = format!("model '{name}' is being loaded");
-                Err(Error::unavailable(text, retry_after(Duration::ZERO)))
             }
             (None, None) => {
                 let text = format!("Request for unknown model: '{name}' has no available versions");

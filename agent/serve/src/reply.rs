@@ -1,3 +1,5 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -10,15 +12,45 @@ use wire::{Error, ErrorCode, Part};
 #[derive(Debug)]
 pub struct Reply {
     parts: Option<oneshot::Receiver<Result<Part, Error>>>,
-    deadline: Option<Instant>,
+    deadline: Option<(Instant, Settled)>,
 }
 
+/// Set by the result or by the deadline, whichever comes first: that one is told and that one is counted.
+type Settled = Arc<AtomicBool>;
+
 /// The engine's end of a reply.
-pub(crate) type Sender = oneshot::Sender<Result<Part, Error>>;
+#[derive(Debug)]
+pub(crate) struct Sender {
+    parts: oneshot::Sender<Result<Part, Error>>,
+    settled: Option<Settled>,
+}
 
 pub(crate) fn channel(deadline: Option<Instant>) -> (Sender, Reply) {
     let (sender, parts) = oneshot::channel();
-    (sender, Reply { parts: Some(parts), deadline })
+    let deadline = deadline.map(|deadline| (deadline, Settled::default()));
+    let settled = deadline.as_ref().map(|(_, settled)| Arc::clone(settled));
+    (Sender { parts: sender, settled }, Reply { parts: Some(parts), deadline })
+}
+
+impl Sender {
+    /// The client went away, or was told that its deadline passed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.parts.is_closed()
+    }
+
+    /// Whether a result still counts. Then the client waits for it, past its deadline if need be.
+    pub(crate) fn settle(&self) -> bool {
+        !self.is_closed() && self.settled.as_ref().is_none_or(is_first)
+    }
+
+    pub(crate) fn send(self, result: Result<Part, Error>) {
+        // Nobody listens when the client went away meanwhile, and that is fine.
+        self.parts.send(result).ok();
+    }
+}
+
+fn is_first(settled: &Settled) -> bool {
+    !settled.swap(true, Ordering::AcqRel)
 }
 
 impl Reply {
@@ -27,12 +59,16 @@ impl Reply {
     /// At the deadline it is an error at once, even while the engine is still busy with other requests.
     pub async fn next(&mut self) -> Option<Result<Part, Error>> {
         let parts = self.parts.as_mut()?;
-        let received = match self.deadline {
+        let received = match &self.deadline {
             None => parts.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline.into(), parts).await {
-                Ok(received) => received,
-                Err(_) => Ok(Err(deadline_exceeded())),
-            },
+            Some((deadline, settled)) => {
+                match tokio::time::timeout_at((*deadline).into(), &mut *parts).await {
+                    Ok(received) => received,
+                    Err(_) if is_first(settled) => Ok(Err(deadline_exceeded())),
+                    // The result was counted already and is on its way.
+                    Err(_) => parts.await,
+                }
+            }
         };
         self.parts = None;
         // Only an engine thread that died drops a ticket unanswered.
@@ -52,4 +88,25 @@ impl Reply {
 /// Triton's words, which its clients look for.
 pub(crate) fn deadline_exceeded() -> Error {
     Error::new(ErrorCode::DeadlineExceeded, "Request timeout expired")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_counted_is_what_is_told() {
+        let (sender, mut reply) = channel(Some(Instant::now()));
+        assert!(sender.settle());
+        let mut told = std::pin::pin!(reply.next());
+        let late = tokio::time::timeout(std::time::Duration::from_secs(1), &mut told).await;
+        assert!(late.is_err(), "{late:?} while the result is being counted");
+        sender.send(Err(Error::invalid("the result")));
+        assert_eq!(told.await.unwrap().unwrap_err().message, "the result");
+
+        let (sender, mut reply) = channel(Some(Instant::now()));
+        let told = reply.next().await.unwrap().unwrap_err();
+        assert_eq!(told.code, ErrorCode::DeadlineExceeded);
+        assert!(!sender.settle(), "the result of a request that was told to be late counts");
+    }
 }

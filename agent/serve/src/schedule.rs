@@ -228,6 +228,11 @@ impl Queue {
         self.lock().phase.clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn waits_for_more(&self) -> bool {
+        matches!(self.lock().asleep, Asleep::ForMore { .. })
+    }
+
     /// Puts a better engine in place before the next batch.
     pub(crate) fn replace(&self, better: Box<dyn Engine>) {
         let mut state = self.lock();
@@ -243,6 +248,9 @@ impl Queue {
         let mut state = self.lock();
         if state.phase == Phase::Open {
             state.phase = Phase::Draining;
+            drop(state);
+            // A batch that waits for more members gets none any more.
+            self.wake.notify_one();
         }
     }
 
@@ -380,8 +388,7 @@ impl Queue {
         if self.pending.fetch_sub(1, Ordering::SeqCst) == 1 && self.closing.load(Ordering::SeqCst) {
             self.idle.notify_one();
         }
-        // Nobody listens when the client went away meanwhile, and that is fine.
-        reply.send(result).ok();
+        reply.send(result);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

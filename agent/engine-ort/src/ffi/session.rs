@@ -8,7 +8,9 @@ use std::ptr::{self, NonNull};
 use engine::{Dim, LoadError, Signature, TensorSpec};
 use ort::AsPointer;
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::RunOptions;
 use ort::session::builder::SessionBuilder;
 use ort_sys::{OrtSession, OrtStatusPtr, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue};
 
@@ -22,6 +24,8 @@ pub(crate) struct Session {
     outputs: Names,
     /// Describes plain host memory, for inputs that stay where they are.
     host_memory: MemoryInfo<'static>,
+    /// Runs log nothing by themselves: an error comes back as a status, and its text may quote the inputs.
+    run_options: RunOptions,
     /// Sessions may not outlive it.
     _environment: Environment,
 }
@@ -116,11 +120,14 @@ impl Session {
         let pointer = not_null(session, "session")?;
         let host_memory =
             MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default);
+        let mut run_options = RunOptions::new()?;
+        run_options.set_log_level(LogLevel::Fatal)?;
         let mut session = Self {
             pointer,
             inputs: Names::default(),
             outputs: Names::default(),
             host_memory: host_memory?,
+            run_options,
             _environment: environment.clone(),
         };
         session.inputs = Names::new(session.names(End::Input)?);
@@ -153,7 +160,7 @@ impl Session {
         let status = unsafe {
             (ort::api().Run)(
                 self.pointer(),
-                ptr::null(),
+                self.run_options.ptr(),
                 self.inputs.pointers.as_ptr(),
                 values.as_ptr(),
                 values.len(),

@@ -33,11 +33,7 @@ fn providers_that_fail_are_recorded_and_the_next_one_runs() {
         assert_eq!(attempt.failure.is_none(), attempt.provider == Cpu, "{attempt:?}");
     }
     assert_eq!(placement.attempts[2].failure.as_deref(), Some("not built into this version"));
-    assert_eq!(backend.fallbacks(), 3);
     assert!(loaded.engine.run(&batch(vec![vec![floats(&[1, 4], &[1.; 4])]])).is_ok());
-
-    load_with(&backend, &double(), &[Cpu], None).unwrap();
-    assert_eq!(backend.fallbacks(), 3);
 }
 
 #[test]

@@ -65,6 +65,25 @@ fn every_data_type_passes_unchanged() {
 }
 
 #[test]
+fn a_refused_input_is_told_and_never_logged() {
+    let model = Model::new()
+        .node("Gather", &["data", "index"], "y")
+        .input("data", FLOAT, &[Dim::Size(2)])
+        .input("index", INT64, &[Dim::Size(1)])
+        .output("y", FLOAT, &[Dim::Size(1)])
+        .build();
+    let mut engine = load(&model).unwrap();
+    let index = tensor(DataType::Int64, &[1], &7_777_i64.to_le_bytes());
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let lines = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(log.reopen().unwrap()));
+    let error = tracing::subscriber::with_default(lines.finish(), || {
+        engine.run(&batch(vec![vec![floats(&[2], &[0.0, 1.0]), index]])).unwrap_err()
+    });
+    assert!(matches!(&error, EngineError::Input { detail } if detail.contains("7777")), "{error}");
+    assert_eq!(std::fs::read_to_string(log.path()).unwrap(), "");
+}
+
+#[test]
 fn strings_keep_their_bytes() {
     let mut engine = load(&identity(STRING)).unwrap();
     let frame = |elements: &[&[u8]]| {

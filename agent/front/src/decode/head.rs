@@ -1,12 +1,19 @@
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use engine::DataType;
 use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use wire::Error;
 
+use super::data::MAX_DEPTH;
 use super::{OutputParameters, RequestParameters, byte_size};
 use crate::decode::parameters::InputParameters;
+
+/// Inputs, and outputs, that a request may name; no model has that many.
+pub(super) const MAX_TENSORS: usize = 4096;
 
 /// What the JSON of a request says, before any tensor exists. Borrows from the JSON.
 #[derive(Debug)]
@@ -46,9 +53,9 @@ struct RawHead<'a> {
     id: Option<Cow<'a, str>>,
     #[serde(default)]
     parameters: RequestParameters,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "at_most::<MAX_TENSORS, _, _>")]
     inputs: Vec<RawInput<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "at_most::<MAX_TENSORS, _, _>")]
     outputs: Vec<RawOutput<'a>>,
 }
 
@@ -58,6 +65,7 @@ struct RawInput<'a> {
     name: Cow<'a, str>,
     #[serde(borrow)]
     datatype: Cow<'a, str>,
+    #[serde(deserialize_with = "at_most::<MAX_DEPTH, _, _>")]
     shape: Vec<i64>,
     #[serde(default)]
     parameters: InputParameters,
@@ -71,6 +79,34 @@ struct RawOutput<'a> {
     name: Cow<'a, str>,
     #[serde(default)]
     parameters: OutputParameters,
+}
+
+/// A list of `MAX` elements at most: what it costs in memory is many times its text, and no budget counts it.
+fn at_most<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(List::<MAX, T>(PhantomData))
+}
+
+struct List<const MAX: usize, T>(PhantomData<T>);
+
+impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for List<MAX, T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MAX}")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(element) = elements.next_element()? {
+            if list.len() == MAX {
+                return Err(de::Error::invalid_length(MAX + 1, &self));
+            }
+            list.push(element);
+        }
+        Ok(list)
+    }
 }
 
 /// Reads the JSON of a request. Allocates for names and shapes only.

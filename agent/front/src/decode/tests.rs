@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use wire::{Error, ErrorCode, NamedTensor};
 
 use super::data::MAX_DEPTH;
+use super::head::MAX_TENSORS;
 use super::{Room, Source, head, json_tensor, tensor};
 
 /// Memory without a budget; counts what was asked for.
@@ -141,6 +142,16 @@ fn a_malformed_head_is_said() {
     check(r#"{"inputs":[{"name":"x","datatype":"FP8","shape":[1],"data":[1]}]}"#, invalid, "'FP8'");
     check(r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1.5],"data":[1]}]}"#, invalid, "parse");
     check(r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1e300],"data":[1]}]}"#, invalid, "parse");
+    let many = |element: &str, count: usize| vec![element; count].join(",");
+    let shape = format!(
+        r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":[{}],"data":[1]}}]}}"#,
+        many("1", MAX_DEPTH + 1)
+    );
+    check(&shape, invalid, "at most 100");
+    let one = r#"{"name":"x","datatype":"FP32","shape":[1],"data":[1]}"#;
+    check(&format!(r#"{{"inputs":[{}]}}"#, many(one, MAX_TENSORS + 1)), invalid, "at most 4096");
+    let outputs = many(r#"{"name":"y"}"#, MAX_TENSORS + 1);
+    check(&format!(r#"{{"inputs":[{one}],"outputs":[{outputs}]}}"#), invalid, "at most 4096");
     check(&input(""), invalid, "neither");
     check(&input(r#","data":[1],"parameters":{"binary_data_size":4}"#), invalid, "both");
     check(&input(r#","parameters":{"binary_data_size":5}"#), invalid, "needs 4 bytes");

@@ -28,6 +28,9 @@ fn each_is_a_clear_error_and_the_agent_keeps_serving() {
     check("", &input("input", "FP64", "[1,4]", "[1,2,3,4]"), 400, "FP64");
     check("", &input("input", "FP9", "[1,4]", "[1,2,3,4]"), 400, "FP9");
     check("", &input("inputs", "FP32", "[1,4]", "[1,2,3,4]"), 400, "'inputs'");
+    let long = "y".repeat(100_000);
+    let answer = agent.infer("", input(&long, "FP32", "[1,4]", "[1,2,3,4]").as_bytes());
+    assert_eq!((answer.status, answer.error().len()), (400, 1000), "an error repeats a body");
     check("", &input("input", "FP32", "[9,4]", &format!("{:?}", [0; 36])), 400, "8");
     check("", &input("input", "FP32", "[0,4]", "[]"), 400, "rows");
     check("", r#"{"inputs":[]}"#, 400, "missing 'input'");

@@ -83,9 +83,9 @@ impl ModelFeed {
         let started = self.started;
         let timed =
             |ticket: &Ticket| Timings { queue: started.saturating_duration_since(ticket.arrived), ..timings };
-        // Who went away while the engine ran has no reply to count.
+        // Who went away while the engine ran, or was told that it is late, has no reply to count.
         let (waiting, gone): (Vec<_>, Vec<_>) =
-            self.running.drain(..).zip(rows).partition(|(ticket, _)| !ticket.reply.is_closed());
+            self.running.drain(..).zip(rows).partition(|(ticket, _)| ticket.reply.settle());
         for (ticket, _) in gone {
             self.queue.fail(ticket, deadline_exceeded());
         }
@@ -136,8 +136,13 @@ impl ModelFeed {
             tracing::warn!(%model, version = self.version, requests, %error, "a batch failed: running its requests one by one");
             self.singles.extend(self.running.drain(..).zip(batch.members));
         } else {
+            // Inputs that the runtime refuses are the client's to know: its text may quote them. What the engine
+            // does wrong is the same line for every request, so that a log can hold it back.
+            if !matches!(error, EngineError::Input { .. }) {
+                tracing::warn!(%model, version = self.version, %error, "a request failed");
+            }
             for ticket in self.running.drain(..) {
-                tracing::warn!(%model, version = self.version, request = %ticket.id, %error, "a request failed");
+                tracing::debug!(%model, version = self.version, request = %ticket.id, "a request failed");
                 self.queue.fail(ticket, to_wire(error));
             }
         }

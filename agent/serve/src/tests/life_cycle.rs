@@ -148,6 +148,32 @@ async fn unload_finishes_what_it_has_and_a_load_brings_it_back() {
 }
 
 #[tokio::test]
+async fn an_unload_does_not_wait_for_members_that_cannot_come() {
+    let agent = Agent::new(FakeScript::default(), "max_batch_size = 8\nbatch_delay_us = 60000000").await;
+    let waiting = agent.send(request(1.0)).await.unwrap();
+    let model = agent.serve.models.find("m", None).unwrap();
+    eventually("the engine waits for more", || model.queue.waits_for_more()).await;
+    drop(model);
+    let unloaded = tokio::time::timeout(Duration::from_secs(5), agent.serve.unload("m"));
+    unloaded.await.expect("the unload waits for a batch to fill").unwrap();
+    assert_eq!(value(&waiting.single().await.unwrap()), 1.0);
+    agent.assert_idle();
+}
+
+#[tokio::test]
+async fn a_model_that_is_being_loaded_is_worth_coming_back_for() {
+    let agent = Agent::new(FakeScript::default(), "").await;
+    add_version(agent.root.path(), "late", 1);
+    agent.serve.models.announce().unwrap();
+    for version in [None, Some(1)] {
+        let error =
+            agent.send(Request { model: "late".to_owned(), version, ..request(1.0) }).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unavailable, "version {version:?}: {error}");
+    }
+    agent.infer(1.0).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_lost_device_fails_its_batch_and_the_model_is_loaded_again() {
     let agent = Agent::new(FakeScript { lose_on: Some(13.0), ..FakeScript::default() }, "").await;
     for _ in 0..3 {

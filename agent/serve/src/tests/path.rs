@@ -63,6 +63,13 @@ async fn a_batch_waits_for_its_delay_and_no_longer() {
 }
 
 #[tokio::test]
+async fn a_deadline_comes_before_the_delay_from_the_first_request_on() {
+    let agent = Agent::new(FakeScript::default(), "max_batch_size = 8\nbatch_delay_us = 60000000").await;
+    let reply = agent.send(with_timeout(1.0, Duration::from_secs(1))).await.unwrap();
+    assert_eq!(value(&reply.single().await.unwrap()), 1.0);
+}
+
+#[tokio::test]
 async fn a_poison_request_does_not_fail_its_batch_mates() {
     let script = FakeScript { fail_on: Some(66.0), ..FakeScript::default() };
     let gate = script.runs.clone();
@@ -80,6 +87,31 @@ async fn a_poison_request_does_not_fail_its_batch_mates() {
     assert_eq!(agent.runs(), before + 4, "the batch, then one by one");
     assert_eq!(agent.stats().all.failures.backend, 1);
     agent.assert_idle();
+}
+
+#[tokio::test]
+async fn a_log_quotes_no_payload_and_says_the_same_of_every_failure() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let lines = tracing_subscriber::fmt().without_time().with_ansi(false);
+    let lines = lines.with_writer(std::sync::Mutex::new(log.reopen().unwrap()));
+    // Engines have threads of their own. No other test logs about the inputs of this one.
+    tracing::subscriber::set_global_default(lines.finish()).unwrap();
+    let script = FakeScript { refuse_on: Some(7777.0), fail_on: Some(66.0), ..FakeScript::default() };
+    let agent = Agent::new(script, "").await;
+    for refused in [true, false, true, false] {
+        let error = agent.infer(if refused { 7777.0 } else { 66.0 }).await.unwrap_err();
+        let code = if refused { ErrorCode::InvalidArgument } else { ErrorCode::Internal };
+        assert_eq!((error.code, error.message.contains("7777")), (code, refused), "{error}");
+    }
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    assert!(!text.contains("7777"), "{text}");
+    let mut lines: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("a request failed") && line.contains("scripted failure of an input"))
+        .collect();
+    assert!(lines.len() >= 2, "{text}");
+    lines.dedup();
+    assert_eq!(lines.len(), 1, "{lines:?}");
 }
 
 #[tokio::test]
