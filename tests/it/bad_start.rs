@@ -66,7 +66,19 @@ fn bad_runtime() -> Result<()> {
         &at(&foreign.to_string_lossy())?,
         NO_RUNTIME,
         &["is built for", std::env::consts::ARCH],
-    )
+    )?;
+    // The symbol version is where a build says which one it is.
+    let (new, old) = (b"VERS_1.28.0", b"VERS_1.27.0");
+    let mut library = std::fs::read(workspace::runtime_library()?)?;
+    let places: Vec<usize> =
+        library.windows(new.len()).enumerate().filter(|(_, bytes)| bytes == new).map(|(at, _)| at).collect();
+    ensure!(!places.is_empty(), "the pinned library does not say its version");
+    for place in places {
+        library[place..place + old.len()].copy_from_slice(old);
+    }
+    let aged = dir.path().join("libonnxruntime.so.1.27.0");
+    files::write(&aged, &library)?;
+    check("too old", &at(&aged.to_string_lossy())?, NO_RUNTIME, &["1.27.0", "1.28.0 or newer"])
 }
 
 #[test]

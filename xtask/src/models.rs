@@ -61,7 +61,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// What `cargo xtask test` runs of this: digests, golden cases, unit tests of the recipes.
-#[expect(dead_code, reason = "for cargo xtask test, which is a file of its own")]
 pub(crate) fn check(ready: &Ready) -> Result<()> {
     let catalog = Catalog::load()?;
     verify(&catalog, ready)?;

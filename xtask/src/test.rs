@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cache, check, demo, deny, prove, setup, system};
+use crate::{cache, check, demo, deny, models, prove, setup, system};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -21,9 +21,10 @@ pub(crate) struct Args {
 /// A step's name, and what it does at the root of the workspace.
 type Step = (&'static str, fn(&Path) -> Result<()>);
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("system", |_| system::ensure()),
     ("setup", |_| setup::ensure().map(drop)),
+    ("models", |_| models::check(&setup::ensure()?)),
     ("fmt", |root| cargo(root, &["fmt", "--all", "--check"])),
     ("invariants", check::run),
     ("clippy", |root| cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),

@@ -1,8 +1,9 @@
 //! The floor of the benchmark: what ONNX Runtime alone needs for a request, without a daemon around it.
 //!
-//! `floor MODEL.onnx [--concurrency N] [--seconds S] [--input-shape 1,3,48,192] [--engine]`
+//! `ort_floor MODEL.onnx [--concurrency N] [--seconds S] [--input-shape 1,3,48,192] [--pause-us N] [--engine]`
 //!
-//! One session per caller thread, one intra-op thread, no spinning, IoBinding, one fixed random FP32 input. With
+//! With `--pause-us` a caller sleeps that long before each call, outside the latency: a server's engine, too, waits for the
+//! next request, and finds colder caches and a processor that has to wake up. One session per caller thread, one intra-op thread, no spinning, IoBinding, one fixed random FP32 input. With
 //! `--engine` the same through this crate's engine, so that the difference is what the engine costs. Prints one line of
 //! JSON. CPU time is user and system time of the whole process (`/proc/self/stat`) over the window, warm-up left out.
 #![allow(unsafe_code)]
@@ -33,6 +34,7 @@ struct Arguments {
     model: String,
     concurrency: usize,
     window: Duration,
+    pause: Duration,
     shape: Vec<usize>,
     engine: bool,
 }
@@ -59,7 +61,7 @@ fn main() -> Result<(), Failure> {
             callers.push(Box::new(Bare::new(&environment, &arguments)?));
         }
     }
-    let (mut latencies_ns, cpu_ms) = measure(callers, arguments.window)?;
+    let (mut latencies_ns, cpu_ms) = measure(callers, arguments.window, arguments.pause)?;
     latencies_ns.sort_unstable();
     let requests = latencies_ns.len();
     let percentile_us = |percent: usize| {
@@ -85,6 +87,7 @@ impl Arguments {
             model: String::new(),
             concurrency: 1,
             window: Duration::from_secs(10),
+            pause: Duration::ZERO,
             shape: vec![1, 3, 48, 192],
             engine: false,
         };
@@ -94,6 +97,7 @@ impl Arguments {
             match argument.as_str() {
                 "--concurrency" => parsed.concurrency = value()?.parse()?,
                 "--seconds" => parsed.window = Duration::try_from_secs_f64(value()?.parse()?)?,
+                "--pause-us" => parsed.pause = Duration::from_micros(value()?.parse()?),
                 "--input-shape" => {
                     parsed.shape = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
@@ -103,7 +107,7 @@ impl Arguments {
             }
         }
         if parsed.model.is_empty() || parsed.concurrency == 0 {
-            return Err("usage: floor MODEL.onnx [--concurrency N] [--seconds S] [--input-shape 1,3,48,192] [--engine]".into());
+            return Err("usage: ort_floor MODEL.onnx [--concurrency N] [--seconds S] [--input-shape 1,3,48,192] [--pause-us N] [--engine]".into());
         }
         Ok(parsed)
     }
@@ -189,7 +193,11 @@ impl Caller for ThroughEngine {
 }
 
 /// Latencies of all calls that began in the window, and the CPU milliseconds of the process over it.
-fn measure(callers: Vec<Box<dyn Caller>>, window: Duration) -> Result<(Vec<u64>, f64), Failure> {
+fn measure(
+    callers: Vec<Box<dyn Caller>>,
+    window: Duration,
+    pause: Duration,
+) -> Result<(Vec<u64>, f64), Failure> {
     let measuring = AtomicBool::new(false);
     let stopped = AtomicBool::new(false);
     let ready = Barrier::new(callers.len() + 1);
@@ -200,6 +208,9 @@ fn measure(callers: Vec<Box<dyn Caller>>, window: Duration) -> Result<(Vec<u64>,
                 let mut latencies_ns = Vec::with_capacity(1 << 20);
                 ready.wait();
                 while !stopped.load(Ordering::Relaxed) {
+                    if !pause.is_zero() {
+                        std::thread::sleep(pause);
+                    }
                     let counted = measuring.load(Ordering::Relaxed);
                     let started = Instant::now();
                     caller.call()?;
