@@ -52,6 +52,7 @@ fn mosquitto_killed_three_times_under_load_loses_nothing() -> Result<()> {
     let agent = setup_with_hub(&hub)?.start()?;
     let mut replies = 0;
     for _ in 0..3 {
+        agent.wait_for_status("connected", |status| status["uplink"]["connected"] == true)?;
         replies += send(&agent, 500)?;
         broker.kill()?;
         replies += send(&agent, 500)?;

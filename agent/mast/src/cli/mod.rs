@@ -65,7 +65,7 @@ pub(crate) struct RunArgs {
     /// Configuration file; without one, the defaults of deploy/config/mast.toml
     #[arg(long, env = "MAST_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Folder of models: <model>/<version>/model.onnx
+    /// Folder of models: MODEL/VERSION/model.onnx
     #[arg(long)]
     pub(crate) model_repository: Option<PathBuf>,
     /// Where the agent keeps its control socket, outbox and caches (default /var/lib/mast for root, else

@@ -37,7 +37,7 @@ pub(crate) struct DoctorArgs {
     /// Data directory of the agent (default /var/lib/mast for root, else ~/.local/state/mast)
     #[arg(long, env = "MAST_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Folder of models: <model>/<version>/model.onnx
+    /// Folder of models: MODEL/VERSION/model.onnx
     #[arg(long)]
     model_repository: Option<PathBuf>,
     /// JSON instead of lines
