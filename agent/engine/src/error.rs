@@ -21,6 +21,22 @@ pub enum EngineError {
     Cancelled,
 }
 
+impl EngineError {
+    /// One word for logs and counters. The text may quote values of the inputs and is for the client alone.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            EngineError::Shape { .. } => "shape",
+            EngineError::OutputRows { .. } => "output_rows",
+            EngineError::Input { .. } => "input",
+            EngineError::Run { .. } => "run",
+            EngineError::DeviceLost { .. } => "device_lost",
+            EngineError::Panicked { .. } => "panicked",
+            EngineError::Stateless { .. } => "stateless",
+            EngineError::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// Why a model did not load.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

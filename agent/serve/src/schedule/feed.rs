@@ -133,13 +133,13 @@ impl ModelFeed {
             }
         } else if self.running.len() > 1 {
             let requests = self.running.len();
-            tracing::warn!(%model, version = self.version, requests, %error, "a batch failed: running its requests one by one");
+            tracing::warn!(%model, version = self.version, requests, error = error.kind(), "a batch failed: running its requests one by one");
             self.singles.extend(self.running.drain(..).zip(batch.members));
         } else {
-            // Inputs that the runtime refuses are the client's to know: its text may quote them. What the engine
-            // does wrong is the same line for every request, so that a log can hold it back.
+            // The same line for every request of a kind, so that a log can hold it back. Never the error's text,
+            // which may quote the inputs; inputs that the runtime refuses are the client's to know.
             if !matches!(error, EngineError::Input { .. }) {
-                tracing::warn!(%model, version = self.version, %error, "a request failed");
+                tracing::warn!(%model, version = self.version, error = error.kind(), "a request failed");
             }
             for ticket in self.running.drain(..) {
                 tracing::debug!(%model, version = self.version, request = %ticket.id, "a request failed");
