@@ -25,8 +25,6 @@ pub struct Ledger {
     pub upto_seq: BTreeMap<String, u64>,
     /// Successful requests, summed over all records, each counted once.
     pub requests: u64,
-    /// Requests refused by residency, likewise.
-    pub refused: u64,
     /// Records, each counted once.
     pub records: u64,
     /// Numbers missing below the highest one.
@@ -115,6 +113,5 @@ fn add(line: &Value, ledger: &mut Ledger, seen: &mut BTreeMap<String, BTreeSet<u
     );
     let counters = &body["interval"]["counters"];
     ledger.requests += counters["requests"].as_u64().unwrap_or(0);
-    ledger.refused += counters["refused"].as_u64().unwrap_or(0);
     Ok(())
 }

@@ -10,12 +10,12 @@ pub enum Error {
     /// Not of the form `DE` (ISO 3166-1 alpha-2) or `DE-BY` (ISO 3166-2).
     #[error("not a jurisdiction: wanted the form DE (ISO 3166-1) or DE-BY (ISO 3166-2)")]
     Jurisdiction,
-    /// Fixed-size bytes (a digest, a key, a signature) of another length or alphabet.
+    /// Fixed-size bytes (a key, a signature) of another length or alphabet.
     #[error("not {bytes} bytes in {encoding}")]
     Fixed {
         /// The length wanted, in bytes.
         bytes: usize,
-        /// `hex` or `base64`.
+        /// `base64`.
         encoding: &'static str,
     },
     /// The encoded form is longer than its kind may be.

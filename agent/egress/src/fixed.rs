@@ -1,4 +1,4 @@
-//! Bytes of a fixed size: digests in hex; keys and signatures in base64 (RFC 4648 §4, padded); u64 in hex.
+//! Bytes of a fixed size: keys and signatures in base64 (RFC 4648 §4, padded); u64 in hex.
 
 use std::fmt;
 
@@ -8,10 +8,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Error;
 
-/// A digest of 32 bytes (sha256), 64 lower-case hex digits in JSON.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(pub [u8; 32]);
-
 /// An ed25519 public key (RFC 8032), base64 in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey(pub [u8; 32]);
@@ -19,38 +15,6 @@ pub struct PublicKey(pub [u8; 32]);
 /// An ed25519 signature (RFC 8032), base64 in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signature(pub [u8; 64]);
-
-impl Digest {
-    /// Reads 64 hex digits.
-    ///
-    /// # Errors
-    /// [`Error::Fixed`] for another length, upper case or another character.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = Error::Fixed { bytes: 32, encoding: "hex" };
-        let digit = |byte: u8| match byte {
-            b'0'..=b'9' => Some(byte - b'0'),
-            b'a'..=b'f' => Some(byte - b'a' + 10),
-            _ => None,
-        };
-        if text.len() != 64 {
-            return Err(wrong);
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            match (digit(pair[0]), digit(pair[1])) {
-                (Some(high), Some(low)) => *byte = high << 4 | low,
-                _ => return Err(wrong),
-            }
-        }
-        Ok(Self(bytes))
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
 
 impl PublicKey {
     /// Reads 44 characters of base64.
@@ -113,7 +77,7 @@ macro_rules! text_form {
         }
     )*};
 }
-text_form!(Digest, PublicKey, Signature);
+text_form!(PublicKey, Signature);
 
 /// A random u64 as 16 lower-case hex digits: as a JSON number it would lose bits in every reader that uses doubles.
 pub(crate) mod hex_u64 {
@@ -136,8 +100,6 @@ pub(crate) mod hex_u64 {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -155,20 +117,8 @@ mod tests {
 
     #[test]
     fn fixed_sizes_are_enforced() {
-        assert!(Digest::parse(&"0a".repeat(32)).is_ok());
-        assert!(Digest::parse(&"0A".repeat(32)).is_err());
-        assert!(Digest::parse("00").is_err());
         assert!(PublicKey::parse(&BASE64_STANDARD.encode([7; 32])).is_ok());
         assert!(PublicKey::parse(&BASE64_STANDARD.encode([7; 33])).is_err());
         assert!(Signature::parse(&BASE64_STANDARD.encode([7; 64])).is_ok());
-    }
-
-    proptest! {
-        #[test]
-        fn hex_comes_back(bytes: [u8; 32]) {
-            let digest = Digest(bytes);
-            let text = digest.to_string();
-            prop_assert_eq!(Digest::parse(&text).unwrap(), digest);
-        }
     }
 }

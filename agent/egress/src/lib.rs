@@ -4,7 +4,7 @@
 //! read back). Spawns nothing, does no IO, holds no clock.
 //!
 //! What it never does: carry free text. Only a type that implements the sealed [`Egress`] trait can be encoded for
-//! the hub, and each of them is made of numbers, words of a fixed vocabulary, digests, and [`Ident`]s. An `Ident` is
+//! the hub, and each of them is made of numbers, words of a fixed vocabulary, signatures, and [`Ident`]s. An `Ident` is
 //! made from configuration, from signed documents or from a device probe, never from a request or an error.
 //!
 //! The contract with hub writers is `docs/specs/fleet.md`; the names here are the names there.
@@ -31,7 +31,7 @@ mod sealed;
 pub use batch::{Batch, Codec, Sequenced};
 pub use counters::{Counters, FailReason, Histogram, RejectReason};
 pub use error::Error;
-pub use fixed::{Digest, PublicKey, Signature};
+pub use fixed::{PublicKey, Signature};
 pub use ident::Ident;
 pub use presence::{Birth, Capability, Will};
 pub use record::{Agent, Body, ClockState, Gap, GapReason, Interval, Provider, Record};

@@ -92,9 +92,8 @@ pub fn load(config: &Config) -> Result<Runtime, Error> {
     if !telemetry_is_off(std::env::var_os("ORT_DISABLE_TELEMETRY").as_deref()) {
         return Err(Error::TelemetryNotDisabled);
     }
-    let path = find(config)?;
-    let report = inspect(&path)?;
-    let telemetry = check(&report, config)?;
+    let (report, telemetry) = examine(config)?;
+    let path = report.path.clone();
     let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = runtime.as_ref() {
         return match runtime.path() == path {

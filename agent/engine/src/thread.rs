@@ -1,5 +1,4 @@
 use std::any::Any;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ pub trait Feed: Send + 'static {
 /// The OS thread that owns an engine. A panic inside the engine is the batch's error, not the daemon's end.
 #[derive(Debug)]
 pub struct EngineThread {
-    join: Option<JoinHandle<()>>,
+    join: JoinHandle<()>,
 }
 
 impl EngineThread {
@@ -35,21 +34,14 @@ impl EngineThread {
     /// The system's, when no thread can be started.
     pub fn spawn(name: &str, engine: Box<dyn Engine>, feed: impl Feed) -> std::io::Result<Self> {
         let join = std::thread::Builder::new().name(name.to_owned()).spawn(move || drive(engine, feed))?;
-        Ok(Self { join: Some(join) })
-    }
-
-    /// Whether the thread has ended.
-    pub fn is_finished(&self) -> bool {
-        self.join.as_ref().is_none_or(JoinHandle::is_finished)
+        Ok(Self { join })
     }
 
     /// Waits for the end; the feed must have been told to stop.
-    pub fn join(mut self) {
-        if let Some(join) = self.join.take() {
-            // The thread catches the engine's panics, so an error here is a bug in the feed, which the
-            // panic hook has printed already.
-            join.join().ok();
-        }
+    pub fn join(self) {
+        // The thread catches the engine's panics, so an error here is a bug in the feed, which the panic hook
+        // has printed already.
+        self.join.join().ok();
     }
 }
 
@@ -71,11 +63,4 @@ fn drive(mut engine: Box<dyn Engine>, mut feed: impl Feed) {
 fn describe(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown panic".to_owned())
-}
-
-impl fmt::Display for EngineThread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.join.as_ref().and_then(|join| join.thread().name());
-        f.write_str(name.unwrap_or("engine"))
-    }
 }

@@ -3,8 +3,9 @@
 //! 0 to 2 are what every command means by them. From 64 on, each code is one kind of trouble that a restart does not cure;
 //! the unit file lists them in `RestartPreventExitStatus`.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
+
+pub(crate) use wire::chain;
 
 /// How `mast` ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,41 +31,5 @@ pub(crate) enum Exit {
 impl Exit {
     pub(crate) fn code(self) -> ExitCode {
         ExitCode::from(self as u8)
-    }
-}
-
-/// The error and its causes in one line, for the one place where it is logged or printed.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        // Some libraries say their cause themselves.
-        if !text.ends_with(&said) {
-            // Writing into a String cannot fail.
-            write!(text, ": {said}").ok();
-        }
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{text}")]
-    struct Said {
-        text: &'static str,
-        source: Option<Box<Said>>,
-    }
-
-    #[test]
-    fn each_cause_is_said_once() {
-        let last = Said { text: "no bytes", source: None };
-        let chatty = Said { text: "cannot decode: no bytes", source: Some(Box::new(last)) };
-        let first = Said { text: "cannot use the photo", source: Some(Box::new(chatty)) };
-        assert_eq!(chain(&first), "cannot use the photo: cannot decode: no bytes");
     }
 }

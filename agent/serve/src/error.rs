@@ -50,15 +50,3 @@ pub(crate) fn located(what: &'static str, text: &str, error: &toml::de::Error) -
 pub(crate) fn line_of(text: &str, offset: usize) -> Option<usize> {
     text.get(..offset).map(|before| before.matches('\n').count() + 1)
 }
-
-/// The message and those of all its sources.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

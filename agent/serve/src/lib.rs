@@ -136,7 +136,7 @@ impl Serve {
                     }
                 }
             }
-            Err(error) => tracing::warn!(reason = %error::chain(&error), "no model repository"),
+            Err(error) => tracing::warn!(reason = %wire::chain(&error), "no model repository"),
         }
         self.started.store(true, Ordering::SeqCst);
         summary

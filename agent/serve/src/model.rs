@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use engine::{BuildProgress, Engine, EngineThread, LoadError, PendingBuild, Placement, Provider, Signature};
-use wire::Ran;
+use wire::{Ran, chain};
 
-use crate::error::{Error, chain};
+use crate::error::Error;
 use crate::schedule::{Bounds, ModelFeed, OnLost, Phase, Queue};
 use crate::stats::Stats;
 use crate::{BuildView, ModelConfig, ModelView, State};

@@ -3,11 +3,13 @@
 //! Every front decodes into [`Request`] and encodes from [`Part`] and [`Error`]; the request path between
 //! them knows no HTTP, no gRPC and no JSON. This crate does no IO and spawns nothing.
 
+mod chain;
 mod error;
 mod labels;
 mod reply;
 mod request;
 
+pub use chain::chain;
 pub use egress::Jurisdiction;
 pub use error::{Error, ErrorCode, Refusal};
 pub use labels::Labels;

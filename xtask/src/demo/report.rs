@@ -147,7 +147,6 @@ mod tests {
             hub: Ledger {
                 upto_seq: [("e".to_owned(), 9)].into(),
                 requests: 202,
-                refused: 1,
                 records: 9,
                 ..Ledger::default()
             },

@@ -31,11 +31,10 @@ impl Outbox {
     /// Commits a record; it is on stable storage when this returns. At the quota the oldest records are folded
     /// into one first: gauges are dropped, sums are kept. Blocking.
     pub(crate) fn commit(&self, record: &Record) -> Result<u64, CommitError> {
-        let bytes = record.encode()?;
-        match self.stream.append_blocking(bytes.clone()) {
+        match self.stream.append_blocking(record.encode()?) {
             Err(journal::Error::QuotaExceeded { .. }) => {
                 self.fold()?;
-                Ok(self.stream.append_blocking(bytes)?)
+                Ok(self.stream.append_blocking(record.encode()?)?)
             }
             other => Ok(other?),
         }

@@ -6,9 +6,10 @@ use engine::{
     Attempt, Backend, Batch, BufferMut, Dim, Engine, EngineError, LoadError, Loaded, Member, MemberId,
     ModelSource, PendingBuild, Placement, Tensor, TensorSpec, element_count,
 };
+use wire::chain;
 
 use super::{Failed, Models, recover};
-use crate::error::{Error, chain};
+use crate::error::Error;
 use crate::model::{Model, Parts, ran};
 use crate::{ModelConfig, State};
 
