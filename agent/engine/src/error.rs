@@ -13,6 +13,8 @@ pub enum EngineError {
     Run { detail: String },
     #[error("the device is lost: {detail}")]
     DeviceLost { detail: String },
+    #[error("the worker process ended: {detail}")]
+    WorkerLost { detail: String },
     #[error("the engine panicked: {detail}")]
     Panicked { detail: String },
     #[error("the model keeps no state: it has no {operation}")]
@@ -22,6 +24,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether the engine can run nothing more and has to be loaded again.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self, EngineError::DeviceLost { .. } | EngineError::WorkerLost { .. })
+    }
+
     /// One word for logs and counters. The text may quote values of the inputs and is for the client alone.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -30,6 +37,7 @@ impl EngineError {
             EngineError::Input { .. } => "input",
             EngineError::Run { .. } => "run",
             EngineError::DeviceLost { .. } => "device_lost",
+            EngineError::WorkerLost { .. } => "worker_lost",
             EngineError::Panicked { .. } => "panicked",
             EngineError::Stateless { .. } => "stateless",
             EngineError::Cancelled => "cancelled",

@@ -25,7 +25,8 @@ pub use buffer::{ALIGNMENT, Buffer, BufferMut, Storage};
 pub use datatype::DataType;
 pub use error::{EngineError, LoadError};
 pub use load::{
-    Backend, BuildProgress, Engine, LoadOptions, Loaded, MemberId, ModelSource, PendingBuild, SubgraphRunner,
+    Backend, BuildProgress, Engine, Footprint, Isolation, LoadOptions, Loaded, MemberId, Memory, ModelSource,
+    PendingBuild, SubgraphRunner,
 };
 pub use provider::{Assignment, Attempt, Device, Placement, Provider};
 pub use signature::{Dim, Signature, TensorSpec};

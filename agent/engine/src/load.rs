@@ -20,9 +20,43 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// [`LoadError`], when no provider of `options.providers` can run the model as `options` demands.
     fn load(&self, source: &ModelSource, options: &LoadOptions) -> Result<Loaded, LoadError>;
 
-    /// Memory that this backend's engines read without another copy.
-    fn allocate(&self, len: usize) -> BufferMut {
-        BufferMut::heap(len)
+    /// Memory in use where this backend's engines live. Read before and after a load, it is what a model takes
+    /// that cannot tell itself ([`Engine::footprint`]); `None` where it cannot be known.
+    fn used(&self) -> Option<Footprint> {
+        None
+    }
+}
+
+/// Memory that one engine reads without another copy.
+pub trait Memory: Send + Sync + fmt::Debug {
+    /// `len` zeroed bytes. Never fails: what has no room there is on the heap, and is copied later.
+    fn allocate(&self, len: usize) -> BufferMut;
+}
+
+/// Bytes that a loaded model takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    pub host_bytes: u64,
+    pub device_bytes: u64,
+}
+
+/// Where an engine runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Isolation {
+    /// In the daemon's own process.
+    #[default]
+    None,
+    /// In a worker process, which a crash ends alone.
+    Process,
+}
+
+impl Isolation {
+    /// The word in configuration, logs and replies.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isolation::None => "none",
+            Isolation::Process => "process",
+        }
     }
 }
 
@@ -48,6 +82,8 @@ pub struct LoadOptions {
     pub spinning: Option<bool>,
     /// Device memory the provider's arena may use; `None` is no limit.
     pub device_memory_limit_bytes: Option<u64>,
+    /// `None` lets the agent's own setting decide.
+    pub isolation: Option<Isolation>,
 }
 
 impl Default for LoadOptions {
@@ -58,6 +94,7 @@ impl Default for LoadOptions {
             threads: 0,
             spinning: None,
             device_memory_limit_bytes: None,
+            isolation: None,
         }
     }
 }
@@ -153,6 +190,22 @@ pub trait Engine: Send + fmt::Debug {
     /// Bytes of device or host memory that one member costs while it is in a batch.
     fn member_bytes(&self, inputs: &[Tensor]) -> u64 {
         inputs.iter().map(|tensor| u64::try_from(tensor.data().len()).unwrap_or(u64::MAX)).sum()
+    }
+
+    /// Another engine over the same loaded weights, to run beside this one on a thread of its own; `None` where
+    /// the backend cannot share them.
+    fn share(&self) -> Option<Box<dyn Engine>> {
+        None
+    }
+
+    /// What the engine takes now, where it can be told exactly: in a process of its own.
+    fn footprint(&self) -> Option<Footprint> {
+        None
+    }
+
+    /// Where inputs should lie for this engine; `None` is the heap.
+    fn memory(&self) -> Option<Arc<dyn Memory>> {
+        None
     }
 
     /// Begins state for a member, which then takes part in every [`Engine::step`] until it is closed.

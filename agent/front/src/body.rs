@@ -13,7 +13,7 @@ use engine::BufferMut;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use serve::{Reservation, Serve};
+use serve::{ModelView, Reservation, Serve};
 use tokio::time::{Instant, timeout_at};
 use wire::{Error, ErrorCode};
 
@@ -34,7 +34,7 @@ pub(crate) enum Encoding {
 /// The part of the byte budget that a request has, and how much of it is spent.
 #[derive(Debug)]
 pub(crate) struct Budget<'a> {
-    serve: &'a Serve,
+    view: &'a ModelView,
     reservation: Reservation,
     /// Reserved and not spent yet.
     ahead: u64,
@@ -42,8 +42,8 @@ pub(crate) struct Budget<'a> {
 
 impl<'a> Budget<'a> {
     /// Refused here, the body has not been read.
-    pub(crate) fn reserve(serve: &'a Serve, bytes: u64) -> Result<Self, Error> {
-        Ok(Self { serve, reservation: serve.reserve(bytes)?, ahead: bytes })
+    pub(crate) fn reserve(serve: &Serve, view: &'a ModelView, bytes: u64) -> Result<Self, Error> {
+        Ok(Self { view, reservation: serve.reserve(bytes)?, ahead: bytes })
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), Error> {
@@ -66,7 +66,7 @@ impl<'a> Budget<'a> {
 impl Room for Budget<'_> {
     fn take(&mut self, bytes: usize) -> Result<BufferMut, Error> {
         self.spend(bytes)?;
-        Ok(self.serve.allocate(bytes))
+        Ok(self.view.allocate(bytes))
     }
 }
 

@@ -64,7 +64,7 @@ async fn answer(
     if length.is_some_and(|length| length > app.body_limit) {
         return Err(reader.over_limit().into());
     }
-    let mut budget = Budget::reserve(&app.serve, length.unwrap_or_default())?;
+    let mut budget = Budget::reserve(&app.serve, &view, length.unwrap_or_default())?;
 
     reader.unpack(encoding, &mut budget).await?;
     let decoded = decode(reader, &mut budget, &view, header_length).await?;
@@ -78,6 +78,8 @@ async fn answer(
         inputs: decoded.inputs,
         outputs: decoded.wanted.names(),
         timeout: decoded.timeout,
+        priority: 0,
+        sequence: None,
     };
     let reply = app.serve.infer(request, budget.into_reservation()).await?;
     let part = reply.single().await?;

@@ -79,5 +79,7 @@ fn request() -> Result<Request, engine::TensorError> {
         inputs: vec![NamedTensor { name: "input".to_owned(), tensor }],
         outputs: Vec::new(),
         timeout: None,
+        priority: 0,
+        sequence: None,
     })
 }

@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Backend, BufferMut};
+use engine::Backend;
 
 pub use admit::Reservation;
 pub use config::Config;
@@ -90,11 +90,6 @@ impl Serve {
     /// `TooLarge` when it could never fit, `Unavailable` when others have the room now.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, wire::Error> {
         self.budget.reserve(bytes)
-    }
-
-    /// Memory for a tensor of `len` bytes, which engines then read in place.
-    pub fn allocate(&self, len: usize) -> BufferMut {
-        self.models.backends().first().map_or_else(|| BufferMut::heap(len), |backend| backend.allocate(len))
     }
 
     /// The version that would serve a request, so that a front can refuse before it reads the body.

@@ -3,7 +3,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use engine::{BuildProgress, Engine, EngineThread, LoadError, PendingBuild, Placement, Provider, Signature};
+use engine::{
+    BuildProgress, Engine, EngineThread, LoadError, Memory, PendingBuild, Placement, Provider, Signature,
+};
 use wire::{Ran, chain};
 
 use crate::error::Error;
@@ -25,6 +27,7 @@ pub(crate) struct Model {
     pub(crate) queue: Arc<Queue>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) placed: Arc<Placed>,
+    memory: Option<Arc<dyn Memory>>,
     thread: Mutex<Option<EngineThread>>,
 }
 
@@ -52,13 +55,14 @@ impl Model {
         let queue = Arc::new(Queue::new(Arc::clone(&name), bounds, Arc::clone(&stats)));
         let placed = Arc::new(Placed::new(placement, Arc::clone(&stats)));
         let signature = Arc::new(engine.signature().clone());
+        let memory = engine.memory();
         let feed =
             ModelFeed::new(Arc::clone(&queue), Arc::clone(&signature), Arc::clone(&placed), version, on_lost);
         let thread = EngineThread::spawn(&format!("engine-{name}"), engine, feed)
             .map_err(|source| Error::Thread { source })?;
         let config = Arc::new(config);
         let thread = Mutex::new(Some(thread));
-        Ok(Arc::new(Self { name, version, dir, signature, config, queue, stats, placed, thread }))
+        Ok(Arc::new(Self { name, version, dir, signature, config, queue, stats, placed, memory, thread }))
     }
 
     /// Builds the better engine on a thread of its own, while this one serves.
@@ -123,6 +127,7 @@ impl Model {
             building: self.placed.view(),
             versions: vec![self.version],
             dir: Arc::clone(&self.dir),
+            memory: self.memory.clone(),
         }
     }
 

@@ -74,7 +74,7 @@ const MAX_THREADS: usize = 1024;
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        let LoadOptions { providers, require, threads, spinning, device_memory_limit_bytes } =
+        let LoadOptions { providers, require, threads, spinning, device_memory_limit_bytes, isolation: _ } =
             LoadOptions::default();
         Self {
             providers,
@@ -119,6 +119,7 @@ impl ModelConfig {
             threads: self.threads,
             spinning: self.spinning,
             device_memory_limit_bytes: self.device_memory_limit_bytes,
+            isolation: None,
         }
     }
 }

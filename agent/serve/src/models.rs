@@ -69,10 +69,6 @@ impl Models {
         })
     }
 
-    pub(crate) fn backends(&self) -> &[Arc<dyn Backend>] {
-        &self.backends
-    }
-
     /// The version that serves a request for `name`, in Triton's words when there is none.
     pub(crate) fn find(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>, Error> {
         let slots = self.read();

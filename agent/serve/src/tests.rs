@@ -118,6 +118,8 @@ fn rows(values: &[f32]) -> Request {
         inputs: vec![NamedTensor { name: "input".to_owned(), tensor }],
         outputs: Vec::new(),
         timeout: None,
+        priority: 0,
+        sequence: None,
     }
 }
 

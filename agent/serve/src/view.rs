@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Placement, Provider, Signature};
+use engine::{BufferMut, Memory, Placement, Provider, Signature};
 
 use crate::ModelConfig;
 
@@ -54,6 +54,15 @@ pub struct ModelView {
     pub versions: Vec<u64>,
     /// The model's folder, which holds `model.toml` and label files.
     pub dir: Arc<Path>,
+    /// Where the engine reads its inputs in place.
+    pub memory: Option<Arc<dyn Memory>>,
+}
+
+impl ModelView {
+    /// Memory for an input of `len` bytes, which the engine then reads in place.
+    pub fn allocate(&self, len: usize) -> BufferMut {
+        self.memory.as_ref().map_or_else(|| BufferMut::heap(len), |memory| memory.allocate(len))
+    }
 }
 
 /// A build that runs beside a serving model.

@@ -14,4 +14,4 @@ pub use egress::Jurisdiction;
 pub use error::{Error, ErrorCode, Refusal};
 pub use labels::Labels;
 pub use reply::{Part, Ran, Timings};
-pub use request::{NamedTensor, Request, RequestId};
+pub use request::{NamedTensor, Request, RequestId, Sequence, SequenceId};

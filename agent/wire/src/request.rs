@@ -50,4 +50,25 @@ pub struct Request {
     pub outputs: Vec<String>,
     /// How long the client waits at most, from now.
     pub timeout: Option<Duration>,
+    /// 1 is the highest level of the model; 0 is its default level (Triton, "schedule_policy" extension).
+    pub priority: u64,
+    pub sequence: Option<Sequence>,
+}
+
+/// The request's place in a sequence, whose state the model keeps between requests (Triton, "sequence"
+/// extension). Sequences of different tenants are different, whatever their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    pub id: SequenceId,
+    /// The first request: the state begins anew.
+    pub start: bool,
+    /// The last request: the state is freed after it.
+    pub end: bool,
+}
+
+/// As the client chose it. Never logged.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SequenceId {
+    Number(u64),
+    Text(String),
 }

@@ -120,7 +120,7 @@ impl ModelFeed {
 
     fn fail(&mut self, batch: Batch, error: &EngineError) {
         let model = &self.queue.model;
-        if let EngineError::DeviceLost { .. } = error {
+        if error.is_lost() {
             tracing::error!(%model, version = self.version, %error, "the model is unavailable");
             // First of all, so that who comes back sees the model as it is.
             self.queue.lose(&error.to_string());
