@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use crate::tensor::element_count;
 use crate::{BufferMut, DataType, EngineError, MemberId, Tensor};
 
@@ -10,6 +12,30 @@ pub struct Member {
     pub id: MemberId,
     /// In signature order; the first axis is this member's rows.
     pub inputs: Vec<Tensor>,
+}
+
+/// Where in its sequence a member's request is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The first request: the member begins anew.
+    pub start: bool,
+    /// The last one: the member is closed after it.
+    pub end: bool,
+    pub correlation: Correlation,
+}
+
+impl Step {
+    /// A sequence of one request.
+    pub fn whole() -> Self {
+        Self { start: true, end: true, correlation: Correlation::Number(0) }
+    }
+}
+
+/// The name that a client gave its sequence, for models that want to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Correlation {
+    Number(u64),
+    Text(Arc<str>),
 }
 
 /// Requests that run together. Members keep their own tensors; an engine joins them as suits its device

@@ -7,7 +7,8 @@ pub const ALIGNMENT: usize = 64;
 
 /// Memory that a backend owns: heap, pinned host memory, a mapped memfd, a runtime's own output.
 pub trait Storage: Send + Sync {
-    /// The whole memory. It must stay where it is and unchanged as long as the storage lives.
+    /// The whole memory. It must stay where it is as long as the storage lives, and nobody of this process may write
+    /// it.
     fn bytes(&self) -> &[u8];
 }
 
@@ -60,9 +61,27 @@ impl fmt::Debug for Buffer {
     }
 }
 
+/// Memory of a backend that one owner may still write. It may be lent to a process that shares the mapping, so
+/// what was written is not promised to stay: whoever must rely on a value copies it first.
+pub trait StorageMut: Send {
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends the writing.
+    fn freeze(self: Box<Self>) -> Arc<dyn Storage>;
+}
+
 /// A buffer that has one owner and can be written; [`BufferMut::freeze`] makes it a [`Buffer`].
-pub struct BufferMut {
-    heap: Heap,
+pub struct BufferMut(Memory);
+
+enum Memory {
+    Heap(Heap),
+    Backend(Box<dyn StorageMut>),
 }
 
 impl BufferMut {
@@ -70,24 +89,39 @@ impl BufferMut {
     pub fn heap(len: usize) -> Self {
         let memory = vec![0_u8; len + ALIGNMENT];
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { heap: Heap { memory, start, len } }
+        Self(Memory::Heap(Heap { memory, start, len }))
+    }
+
+    /// Memory of a backend, aligned to [`ALIGNMENT`].
+    pub fn from_storage(storage: Box<dyn StorageMut>) -> Self {
+        Self(Memory::Backend(storage))
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let Heap { memory, start, len } = &mut self.heap;
-        memory.get_mut(*start..*start + *len).unwrap_or_default()
+        match &mut self.0 {
+            Memory::Heap(Heap { memory, start, len }) => {
+                memory.get_mut(*start..*start + *len).unwrap_or_default()
+            }
+            Memory::Backend(storage) => storage.bytes_mut(),
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.heap.len
+        match &self.0 {
+            Memory::Heap(heap) => heap.len,
+            Memory::Backend(storage) => storage.len(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.heap.len == 0
+        self.len() == 0
     }
 
     pub fn freeze(self) -> Buffer {
-        Buffer::from_storage(Arc::new(self.heap))
+        Buffer::from_storage(match self.0 {
+            Memory::Heap(heap) => Arc::new(heap),
+            Memory::Backend(storage) => storage.freeze(),
+        })
     }
 }
 

@@ -61,6 +61,8 @@ pub enum LoadError {
     Required { required: Provider, detail: String },
     #[error("the model uses {what}, which Mast does not serve")]
     Unsupported { what: String },
+    #[error("the sequence settings do not fit the model: {detail}")]
+    State { detail: String },
     #[error("the build of the {provider} engine failed: {detail}")]
     Build { provider: Provider, detail: String },
 }

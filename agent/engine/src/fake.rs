@@ -6,8 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::{
-    Attempt, Backend, Batch, DataType, Device, Dim, Engine, EngineError, LoadError, LoadOptions, Loaded,
-    ModelSource, Outputs, PendingBuild, Placement, Provider, Signature, Tensor, TensorSpec, gather, scatter,
+    Attempt, Backend, Batch, Buffer, DataType, Device, Dim, Engine, EngineError, LoadError, LoadOptions,
+    Loaded, ModelSource, Outputs, PendingBuild, Placement, Provider, Signature, Tensor, TensorSpec, gather,
+    scatter,
 };
 
 /// How fake engines behave.
@@ -33,7 +34,19 @@ pub struct FakeScript {
     pub refuse_on: Option<f32>,
     /// The device is lost when this is a first value of one of its members.
     pub lose_on: Option<f32>,
+    /// A run waits at `slow` when this is a first value of one of its members.
+    pub slow_on: Option<f32>,
+    pub slow: Gate,
+    /// Keeps a sum: `state` `[batch, 4]` is added to `input`, and the result goes out as `output` and as
+    /// `next_state`.
+    pub sums: bool,
+    /// No second engine over the same weights.
+    pub single: bool,
+    /// The first values of the members of each run that was begun, in order.
+    pub log: Option<Log>,
 }
+
+pub type Log = Arc<Mutex<Vec<Vec<f32>>>>;
 
 /// Open, until a test closes it: what a test does meanwhile happens before what waits here.
 #[derive(Debug, Clone, Default)]
@@ -132,7 +145,11 @@ impl FakeEngine {
             datatype: DataType::Fp32,
             shape: vec![Dim::Dynamic(Some("batch".to_owned())), Dim::Fixed(4)],
         };
-        let signature = Signature { inputs: vec![spec("input")], outputs: vec![spec("output")] };
+        let mut signature = Signature { inputs: vec![spec("input")], outputs: vec![spec("output")] };
+        if script.sums {
+            signature.inputs.push(spec("state"));
+            signature.outputs.push(spec("next_state"));
+        }
         let placement = Placement {
             provider,
             device: Device { id: "fake".to_owned(), name: "Fake device".to_owned() },
@@ -153,6 +170,12 @@ impl Engine for FakeEngine {
     }
 
     fn run(&mut self, batch: &Batch) -> Result<Vec<Outputs>, EngineError> {
+        if let Some(log) = &self.script.log {
+            let firsts = batch.members.iter().filter_map(|member| {
+                Some(f32::from_le_bytes(*member.inputs.first()?.data().bytes().first_chunk()?))
+            });
+            log.lock().unwrap_or_else(PoisonError::into_inner).push(firsts.collect());
+        }
         let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         let every = |n: u64| n > 0 && run.is_multiple_of(n);
         if every(self.script.panic_every) {
@@ -169,6 +192,9 @@ impl Engine for FakeEngine {
         if has(self.script.fail_on) {
             return Err(EngineError::Run { detail: "scripted failure of an input".to_owned() });
         }
+        if has(self.script.slow_on) {
+            self.script.slow.pass();
+        }
         if !self.script.compute.is_zero() {
             std::thread::sleep(self.script.compute);
         }
@@ -176,8 +202,30 @@ impl Engine for FakeEngine {
             return Err(EngineError::Run { detail: format!("scripted failure in run {run}") });
         }
         let joined: Tensor = gather(batch, 0)?;
+        if self.script.sums {
+            let sum = add(&joined, &gather(batch, 1)?)?;
+            return scatter(batch, vec![sum.clone(), sum]);
+        }
         scatter(batch, vec![joined])
     }
+
+    fn share(&self) -> Option<Box<dyn Engine>> {
+        let provider = self.placement.provider;
+        (!self.script.single).then(|| {
+            Box::new(Self::new(self.script.clone(), Arc::clone(&self.runs), provider)) as Box<dyn Engine>
+        })
+    }
+}
+
+fn add(one: &Tensor, other: &Tensor) -> Result<Tensor, EngineError> {
+    let values = |tensor: &Tensor| -> Vec<f32> {
+        let (words, _) = tensor.data().bytes().as_chunks();
+        words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+    };
+    let sums = values(one).into_iter().zip(values(other)).map(|(one, other)| one + other);
+    let bytes: Vec<u8> = sums.flat_map(f32::to_le_bytes).collect();
+    Tensor::new(one.datatype(), one.shape().to_vec(), Buffer::copy_from(&bytes))
+        .map_err(|error| EngineError::Run { detail: error.to_string() })
 }
 
 fn holds(batch: &Batch, value: f32) -> bool {

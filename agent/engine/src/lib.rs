@@ -17,18 +17,20 @@ pub mod fake;
 mod load;
 mod provider;
 mod signature;
+mod stateful;
 mod tensor;
 mod thread;
 
-pub use batch::{Batch, Member, Outputs, gather, scatter};
-pub use buffer::{ALIGNMENT, Buffer, BufferMut, Storage};
+pub use batch::{Batch, Correlation, Member, Outputs, Step, gather, scatter};
+pub use buffer::{ALIGNMENT, Buffer, BufferMut, Storage, StorageMut};
 pub use datatype::DataType;
 pub use error::{EngineError, LoadError};
 pub use load::{
     Backend, BuildProgress, Engine, Footprint, Isolation, LoadOptions, Loaded, MemberId, Memory, ModelSource,
-    PendingBuild, SubgraphRunner,
+    PendingBuild, Place, SubgraphRunner,
 };
 pub use provider::{Assignment, Attempt, Device, Placement, Provider};
 pub use signature::{Dim, Signature, TensorSpec};
+pub use stateful::{Control, ControlKind, Flag, StateTensor, Stateful, States};
 pub use tensor::{Tensor, TensorError, element_count};
 pub use thread::{EngineThread, Feed, Work};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{
-    Batch, BufferMut, Device, EngineError, LoadError, Outputs, Placement, Provider, Signature, Tensor,
+    Batch, BufferMut, Device, EngineError, LoadError, Outputs, Placement, Provider, Signature, Step, Tensor,
 };
 
 /// One physical device: owns its memory, caches and budget, and loads models into engines.
@@ -31,6 +31,15 @@ pub trait Backend: Send + Sync + fmt::Debug {
 pub trait Memory: Send + Sync + fmt::Debug {
     /// `len` zeroed bytes. Never fails: what has no room there is on the heap, and is copied later.
     fn allocate(&self, len: usize) -> BufferMut;
+}
+
+/// Where the runtime may put one output of a whole batch.
+#[derive(Debug)]
+pub struct Place {
+    /// The shape the output will have, batch axis included.
+    pub shape: Vec<usize>,
+    /// Exactly the bytes of that shape.
+    pub memory: BufferMut,
 }
 
 /// Bytes that a loaded model takes.
@@ -187,6 +196,15 @@ pub trait Engine: Send + fmt::Debug {
     /// [`EngineError::DeviceLost`].
     fn run(&mut self, batch: &Batch) -> Result<Vec<Outputs>, EngineError>;
 
+    /// As [`Engine::run`], with a place per output for those whose shape is known before. What the engine could
+    /// put there lies there afterwards, and is otherwise wherever the engine had it: a place saves a copy, no more.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    fn run_into(&mut self, batch: &Batch, _places: Vec<Option<Place>>) -> Result<Vec<Outputs>, EngineError> {
+        self.run(batch)
+    }
+
     /// Bytes of device or host memory that one member costs while it is in a batch.
     fn member_bytes(&self, inputs: &[Tensor]) -> u64 {
         inputs.iter().map(|tensor| u64::try_from(tensor.data().len()).unwrap_or(u64::MAX)).sum()
@@ -208,7 +226,8 @@ pub trait Engine: Send + fmt::Debug {
         None
     }
 
-    /// Begins state for a member, which then takes part in every [`Engine::step`] until it is closed.
+    /// Begins state for a member, anew where it has some; it may take part in every [`Engine::step`] until it is
+    /// closed.
     ///
     /// # Errors
     /// [`EngineError::Stateless`] for models without state.
@@ -216,11 +235,11 @@ pub trait Engine: Send + fmt::Debug {
         Err(EngineError::Stateless { operation: "open" })
     }
 
-    /// One step for the given members; members may join and leave between steps.
+    /// One step for the given members, one of `steps` each; members may join and leave between steps.
     ///
     /// # Errors
-    /// [`EngineError::Stateless`] for models without state.
-    fn step(&mut self, _batch: &Batch) -> Result<Vec<Outputs>, EngineError> {
+    /// [`EngineError::Stateless`] for models without state. No state was changed by a step that failed.
+    fn step(&mut self, _batch: &Batch, _steps: &[Step]) -> Result<Vec<Outputs>, EngineError> {
         Err(EngineError::Stateless { operation: "step" })
     }
 

@@ -3,12 +3,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::{Batch, Engine, EngineError, Outputs};
+use crate::{Batch, Engine, EngineError, MemberId, Outputs, Step};
 
 /// What an engine thread does next.
 #[derive(Debug)]
 pub enum Work {
     Run(Batch),
+    /// The next request of every member's sequence, one of the steps each.
+    Step(Batch, Vec<Step>),
+    /// These sequences ended without a last request. Nothing is to be completed.
+    Close(Vec<MemberId>),
     /// A better engine for the same model is ready (a TensorRT build that ended).
     Replace(Box<dyn Engine>),
     Stop,
@@ -50,14 +54,43 @@ fn drive(mut engine: Box<dyn Engine>, mut feed: impl Feed) {
         match feed.next() {
             Work::Run(batch) => {
                 let started = Instant::now();
-                let result = catch_unwind(AssertUnwindSafe(|| engine.run(&batch)))
-                    .unwrap_or_else(|panic| Err(EngineError::Panicked { detail: describe(&*panic) }));
+                let result = guard(|| engine.run(&batch));
                 feed.complete(batch, result, started.elapsed());
+            }
+            Work::Step(batch, steps) => {
+                let started = Instant::now();
+                let result = guard(|| step(&mut *engine, &batch, &steps));
+                feed.complete(batch, result, started.elapsed());
+            }
+            Work::Close(members) => {
+                // A panic here has no request to tell it to.
+                guard(|| {
+                    members.iter().for_each(|member| engine.close(*member));
+                    Ok(())
+                })
+                .ok();
             }
             Work::Replace(better) => engine = better,
             Work::Stop => return,
         }
     }
+}
+
+fn guard<T>(run: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|panic| Err(EngineError::Panicked { detail: describe(&*panic) }))
+}
+
+/// Begins, steps and ends the members as their requests ask.
+fn step(engine: &mut dyn Engine, batch: &Batch, steps: &[Step]) -> Result<Vec<Outputs>, EngineError> {
+    for (member, _) in batch.members.iter().zip(steps).filter(|(_, step)| step.start) {
+        engine.open(member.id)?;
+    }
+    let outputs = engine.step(batch, steps)?;
+    for (member, _) in batch.members.iter().zip(steps).filter(|(_, step)| step.end) {
+        engine.close(member.id);
+    }
+    Ok(outputs)
 }
 
 fn describe(panic: &(dyn Any + Send)) -> String {

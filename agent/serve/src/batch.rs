@@ -1,7 +1,9 @@
 //! Which waiting requests run together, and when. Pure: time is an argument.
 //!
-//! A batch is always a prefix of the queue, so nothing is reordered and nothing starves. It closes when it is
-//! full, when the next request cannot join it, or when waiting longer would break the delay or a deadline.
+//! A batch is always a prefix of the queue as it stands, level by level, so nothing is reordered within a level. It
+//! closes when it is full, when the next request cannot join it, or when waiting longer would break the delay or a
+//! deadline. With preferred sizes (Triton, `preferred_batch_size`) it is cut at the largest of them that it reaches,
+//! and waits only while it could still reach one.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +18,12 @@ pub(crate) struct Waiting {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct Limits<'a> {
     /// Rows of a batch; 0 is one request at a time, whatever its rows.
     pub(crate) max_rows: usize,
-    /// How long the first request of a batch may wait for more.
+    /// Rows that a batch should have, ascending; none is as good as `max_rows`.
+    pub(crate) preferred: &'a [usize],
+    /// How long the oldest request of a batch may wait for more.
     pub(crate) delay: Duration,
     /// How long a batch takes to run, as measured; a deadline is met only if it is left that much.
     pub(crate) compute: Duration,
@@ -35,39 +39,55 @@ pub(crate) enum Forming {
 }
 
 /// Looks only as far into the queue as a batch can reach.
-pub(crate) fn form(queue: impl IntoIterator<Item = Waiting>, limits: &Limits, now: Instant) -> Forming {
+pub(crate) fn form(queue: impl IntoIterator<Item = Waiting>, limits: &Limits<'_>, now: Instant) -> Forming {
     let mut queue = queue.into_iter();
     let Some(first) = queue.next() else { return Forming::Empty };
     if limits.max_rows == 0 || first.rows >= limits.max_rows {
         return Forming::Take(1);
     }
-    let latest_start = |waiting: &Waiting| {
-        let deadline = waiting.deadline?;
-        // Half of its time is for waiting at most: a run may take longer than the measured ones, and before the
-        // first there is no measure at all.
-        let half = deadline.saturating_duration_since(waiting.arrived) / 2;
-        Some(deadline.checked_sub(limits.compute.max(half)).unwrap_or(now))
-    };
-    let mut close = first.arrived + limits.delay;
-    if let Some(latest) = latest_start(&first) {
-        close = close.min(latest);
-    }
-    let mut rows = first.rows;
-    let mut taken = 1;
+    // More than the largest size that is wanted is only taken when there is no time to be choosy.
+    let enough = limits.preferred.last().copied().unwrap_or(limits.max_rows);
+    let is_preferred = |rows: usize| limits.preferred.binary_search(&rows).is_ok();
+    let mut close = latest_start(&first, limits, now);
+    let (mut rows, mut taken, mut full) = (first.rows, 1, false);
+    let mut best = is_preferred(rows).then_some(taken);
     for waiting in queue {
+        if rows + waiting.rows > enough && best.is_none() {
+            best = Some(taken);
+        }
         if !waiting.joins || rows + waiting.rows > limits.max_rows {
-            return Forming::Take(taken);
+            full = true;
+            break;
         }
         rows += waiting.rows;
         taken += 1;
-        if rows == limits.max_rows {
-            return Forming::Take(taken);
+        close = close.min(latest_start(&waiting, limits, now));
+        if is_preferred(rows) {
+            best = Some(taken);
         }
-        if let Some(latest) = latest_start(&waiting) {
-            close = close.min(latest);
+        if rows == limits.max_rows {
+            full = true;
+            break;
         }
     }
-    if now >= close { Forming::Take(taken) } else { Forming::WaitUntil(close) }
+    if now >= close {
+        return Forming::Take(taken);
+    }
+    match best {
+        Some(best) => Forming::Take(best),
+        None if full || rows >= enough => Forming::Take(taken),
+        None => Forming::WaitUntil(close),
+    }
+}
+
+/// When a batch with this request must start.
+fn latest_start(waiting: &Waiting, limits: &Limits<'_>, now: Instant) -> Instant {
+    let delayed = waiting.arrived + limits.delay;
+    let Some(deadline) = waiting.deadline else { return delayed };
+    // Half of its time is for waiting at most: a run may take longer than the measured ones, and before the
+    // first there is no measure at all.
+    let half = deadline.saturating_duration_since(waiting.arrived) / 2;
+    delayed.min(deadline.checked_sub(limits.compute.max(half)).unwrap_or(now))
 }
 
 #[cfg(test)]
@@ -83,7 +103,7 @@ mod tests {
     /// Rows, ms since arrival, ms to the deadline, joins.
     type Case = (usize, u64, Option<u64>, bool);
 
-    fn formed(now: Instant, limits: &Limits, queue: &[Case]) -> Forming {
+    fn formed(now: Instant, limits: &Limits<'_>, queue: &[Case]) -> Forming {
         let waiting = |&(rows, age, left, joins): &Case| Waiting {
             rows,
             arrived: now.checked_sub(ms(age)).unwrap(),
@@ -101,7 +121,7 @@ mod tests {
     #[test]
     fn cases() {
         let now = now();
-        let limits = Limits { max_rows: 4, delay: ms(10), compute: ms(2) };
+        let limits = Limits { max_rows: 4, preferred: &[], delay: ms(10), compute: ms(2) };
         let check = |queue: &[Case], expected: Forming| {
             assert_eq!(formed(now, &limits, queue), expected, "{queue:?}");
         };
@@ -116,8 +136,38 @@ mod tests {
         check(&[(1, 0, Some(3), true)], Forming::WaitUntil(now + ms(1)));
         check(&[(1, 0, Some(8), true)], Forming::WaitUntil(now + ms(4)));
         check(&[(1, 0, None, true), (1, 0, Some(2), true)], Forming::Take(2));
+        // A higher level may come first and be younger.
+        check(&[(1, 0, None, true), (1, 9, None, true)], Forming::WaitUntil(now + ms(1)));
         let alone = Limits { max_rows: 0, ..limits };
         assert_eq!(formed(now, &alone, &[(9, 0, None, true), (1, 0, None, true)]), Forming::Take(1));
+    }
+
+    #[test]
+    fn preferred_sizes() {
+        let now = now();
+        let check = |ages: &[u64], delay, expected: Forming| {
+            let limits = Limits { max_rows: 8, preferred: &[2, 4], delay: ms(delay), compute: ms(2) };
+            let queue: Vec<_> = ages.iter().map(|age| (1, *age, None, true)).collect();
+            assert_eq!(formed(now, &limits, &queue), expected, "{ages:?}, delay {delay}");
+        };
+        check(&[0], 10, Forming::WaitUntil(now + ms(10)));
+        check(&[0, 0], 10, Forming::Take(2));
+        check(&[3, 0, 0], 10, Forming::Take(2));
+        check(&[0; 5], 10, Forming::Take(4));
+        check(&[0; 9], 10, Forming::Take(4));
+        // Too late to be choosy.
+        check(&[10, 0, 0], 10, Forming::Take(3));
+        check(&[0; 9], 0, Forming::Take(8));
+        // None can be met any more: what there is.
+        let limits = Limits { max_rows: 8, preferred: &[4], delay: ms(10), compute: ms(2) };
+        let check = |rows: &[usize], expected| {
+            let queue: Vec<_> = rows.iter().map(|rows| (*rows, 0, None, true)).collect();
+            assert_eq!(formed(now, &limits, &queue), expected, "{rows:?}");
+        };
+        check(&[3, 2], Forming::Take(1));
+        check(&[5], Forming::Take(1));
+        check(&[3], Forming::WaitUntil(now + ms(10)));
+        check(&[3, 6], Forming::Take(1));
     }
 
     proptest! {
@@ -126,9 +176,11 @@ mod tests {
             queue in proptest::collection::vec(
                 (1_usize..5, 0_u64..30, proptest::option::of(0_u64..30), any::<bool>()), 0..12),
             max_rows in 0_usize..9, delay in 0_u64..20, compute in 0_u64..5,
+            preferred in proptest::collection::btree_set(1_usize..9, 0..3),
         ) {
             let now = now();
-            let limits = Limits { max_rows, delay: ms(delay), compute: ms(compute) };
+            let preferred: Vec<_> = preferred.into_iter().filter(|rows| *rows <= max_rows).collect();
+            let limits = Limits { max_rows, preferred: &preferred, delay: ms(delay), compute: ms(compute) };
             match formed(now, &limits, &queue) {
                 Forming::Empty => prop_assert!(queue.is_empty()),
                 Forming::Take(taken) => {
@@ -139,12 +191,13 @@ mod tests {
                 }
                 Forming::WaitUntil(until) => {
                     prop_assert!(until > now);
-                    prop_assert!(until <= now - ms(queue[0].1) + ms(delay), "past the delay");
-                    for (_, _, left, _) in &queue {
+                    for (_, age, left, _) in &queue {
+                        prop_assert!(until <= now - ms(*age) + ms(delay), "past the delay");
                         prop_assert!(left.is_none_or(|left| until + ms(compute) <= now + ms(left)), "late");
                     }
                     let rows: usize = queue.iter().map(|case| case.0).sum();
-                    prop_assert!(rows < max_rows && queue[1..].iter().all(|case| case.3), "idle though closed");
+                    let enough = preferred.last().copied().unwrap_or(max_rows);
+                    prop_assert!(rows < enough && queue[1..].iter().all(|case| case.3), "idle though closed");
                 }
             }
         }

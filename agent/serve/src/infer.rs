@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use wire::{Error, Labels, Request};
+use engine::MemberId;
+use wire::{Error, Labels, Request, Sequence};
 
 use crate::fit::fit;
 use crate::model::Model;
 use crate::models::draining;
 use crate::residency::{Decision, Egress, decide};
-use crate::schedule::Ticket;
+use crate::schedule::{Key, Place, Terms, Ticket};
 use crate::{Reply, Reservation, Serve, reply};
 
 impl Serve {
@@ -21,15 +22,17 @@ impl Serve {
     ///
     /// # Errors
     /// At once: `UnknownModel`, `NotFound`, `Refused` by the policy, `InvalidArgument` with what the model
-    /// expects, `Unavailable` when the queue is full (with when to come back), `DeadlineExceeded` when what is
-    /// pending takes longer than the request's timeout. What goes wrong later comes through the [`Reply`].
+    /// expects, or when the request continues a sequence that is not live; `Unavailable` when the queue is full or
+    /// the model keeps as many sequences as it may (with when to come back); `DeadlineExceeded` when what is before
+    /// it and the request itself take longer than its timeout. What goes wrong later comes through the [`Reply`].
     #[allow(clippy::unused_async, reason = "a durable request will wait for its journal here")]
     pub async fn infer(&self, request: Request, reservation: Reservation) -> Result<Reply, Error> {
         let arrived = Instant::now();
         let model = self.admit(&request)?;
         let exportable = self.permit(&request.labels)?;
-        let (ticket, reply) = ticket(&model, request, reservation, arrived, exportable)?;
-        model.queue.push(ticket).inspect_err(|error| model.stats.refused(error, exportable))?;
+        let (ticket, mut reply) = ticket(&model, request, reservation, arrived, exportable)?;
+        let gone = model.queue.push(ticket).inspect_err(|error| model.stats.refused(error, exportable))?;
+        reply.accepted(gone);
         Ok(reply)
     }
 
@@ -57,17 +60,23 @@ impl Serve {
     }
 }
 
-fn ticket(
+pub(crate) fn ticket(
     model: &Model,
     request: Request,
     room: Reservation,
     arrived: Instant,
     exportable: bool,
 ) -> Result<(Ticket, Reply), Error> {
-    let Request { id, inputs, outputs, timeout, .. } = request;
-    let fitted = fit(&model.name, &model.signature, model.config.max_batch_size, inputs, &outputs)
-        .inspect_err(|error| model.stats.refused(error, exportable))?;
-    let deadline = timeout.and_then(|timeout| arrived.checked_add(timeout));
+    let Request { id, labels, inputs, outputs, timeout, priority, sequence, .. } = request;
+    let bounds = model.queue.bounds();
+    let refused = |error: &Error| model.stats.refused(error, exportable);
+    let fitted =
+        fit(&model.name, &model.signature, bounds.max_rows, inputs, &outputs).inspect_err(refused)?;
+    let place = match bounds.sequencing {
+        Some(_) => Some(place(&model.name, labels.tenant, sequence, fitted.rows).inspect_err(refused)?),
+        None => None,
+    };
+    let Terms { level, deadline, patience } = bounds.terms(priority, timeout, arrived);
     let (sender, reply) = reply::channel(deadline);
     let ticket = Ticket {
         id,
@@ -76,9 +85,30 @@ fn ticket(
         outputs: fitted.outputs,
         arrived,
         deadline,
+        patience,
+        level,
+        place,
         exportable,
         room,
         reply: sender,
     };
     Ok((ticket, reply))
+}
+
+/// Which sequence, for a model that keeps state. In Triton's words.
+fn place(model: &str, tenant: String, sequence: Option<Sequence>, rows: usize) -> Result<Place, Error> {
+    let Some(Sequence { id, start, end }) = sequence else {
+        let text = format!(
+            "inference request to model '{model}' must specify a non-zero or non-empty correlation ID"
+        );
+        return Err(Error::invalid(text));
+    };
+    if rows != 1 {
+        let text = format!(
+            "inference request to model '{model}' must specify batch-size 1 due to requirements of sequence batcher"
+        );
+        return Err(Error::invalid(text));
+    }
+    // The queue gives the member with the place.
+    Ok(Place { key: Arc::new(Key { tenant, id }), member: MemberId(0), start, end })
 }

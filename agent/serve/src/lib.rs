@@ -4,7 +4,7 @@
 //! operator (load, unload, drain). Out: a [`Reply`] per request, and numbers ([`ModelStats`]) that add up.
 //! Start reading at `infer.rs`.
 //!
-//! Threads: one per loaded model, which owns its engine and forms its own batches; one per background build
+//! Threads: one per instance of a loaded model, which owns an engine and forms its own batches; one per background build
 //! (`build-…`) and one per reload after a lost device (`reload-…`), which end by themselves. Tasks: none that
 //! outlive a call, but an unload that was asked for runs to its end.
 //!
@@ -29,6 +29,7 @@ mod repository;
 
 mod config;
 mod error;
+mod media_config;
 mod model_config;
 mod stats;
 mod view;
@@ -46,11 +47,14 @@ use engine::Backend;
 pub use admit::Reservation;
 pub use config::Config;
 pub use error::Error;
+pub use media_config::{EmbedConfig, Pool, TextConfig, TextInputs};
 pub use model_config::{
     Channels, ClassifyConfig, DetectConfig, DetectKind, ImageConfig, Layout, ModelConfig, Resize,
 };
 pub use reply::Reply;
-pub use stats::{COMPUTE_BOUNDS_US, Counted, Counts, Failures, ModelStats, Unserved};
+pub use stats::{
+    COMPUTE_BOUNDS_US, Counted, Counts, Failures, LevelStats, ModelStats, SequenceStats, Unserved,
+};
 pub use view::{BuildView, IndexEntry, LoadSummary, ModelView, Pressure, State};
 
 use admit::Budget;

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use engine::{
     BuildProgress, Engine, EngineThread, LoadError, Memory, PendingBuild, Placement, Provider, Signature,
+    States,
 };
 use wire::{Ran, chain};
 
 use crate::error::Error;
-use crate::schedule::{Bounds, ModelFeed, OnLost, Phase, Queue};
+use crate::schedule::{Bounds, Lost, ModelFeed, OnLost, Phase, Queue};
 use crate::stats::Stats;
 use crate::{BuildView, ModelConfig, ModelView, State};
 
@@ -28,7 +29,9 @@ pub(crate) struct Model {
     pub(crate) stats: Arc<Stats>,
     pub(crate) placed: Arc<Placed>,
     memory: Option<Arc<dyn Memory>>,
-    thread: Mutex<Option<EngineThread>>,
+    /// Of every engine of this version, for a model that keeps state.
+    states: Option<States>,
+    threads: Mutex<Vec<EngineThread>>,
 }
 
 /// What a model is made of before it has a thread.
@@ -42,27 +45,59 @@ pub(crate) struct Parts {
     pub(crate) queue_limit: usize,
     pub(crate) stats: Arc<Stats>,
     pub(crate) placement: Placement,
+    /// That the engines are wrapped by; `None` for a model that keeps no state.
+    pub(crate) states: Option<States>,
 }
 
 impl Model {
-    pub(crate) fn start(parts: Parts, engine: Box<dyn Engine>, on_lost: OnLost) -> Result<Arc<Self>, Error> {
-        let Parts { name, version, dir, config, queue_limit, stats, placement } = parts;
-        let bounds = Bounds {
-            limit: config.queue_limit.unwrap_or(queue_limit),
-            max_rows: config.max_batch_size,
-            delay: Duration::from_micros(config.batch_delay_us),
-        };
-        let queue = Arc::new(Queue::new(Arc::clone(&name), bounds, Arc::clone(&stats)));
+    /// One thread per engine, all of them fed from one queue.
+    pub(crate) fn start(
+        parts: Parts,
+        engines: Vec<Box<dyn Engine>>,
+        on_lost: OnLost,
+    ) -> Result<Arc<Self>, Error> {
+        let bounds = bounds(&parts.config, parts.queue_limit);
+        Self::start_bounded(parts, bounds, engines, on_lost)
+    }
+
+    pub(crate) fn start_bounded(
+        parts: Parts,
+        bounds: Bounds,
+        engines: Vec<Box<dyn Engine>>,
+        on_lost: OnLost,
+    ) -> Result<Arc<Self>, Error> {
+        let Parts { name, version, dir, config, queue_limit: _, stats, placement, states } = parts;
+        let queue = Arc::new(Queue::new(Arc::clone(&name), bounds, engines.len(), Arc::clone(&stats)));
         let placed = Arc::new(Placed::new(placement, Arc::clone(&stats)));
-        let signature = Arc::new(engine.signature().clone());
-        let memory = engine.memory();
-        let feed =
-            ModelFeed::new(Arc::clone(&queue), Arc::clone(&signature), Arc::clone(&placed), version, on_lost);
-        let thread = EngineThread::spawn(&format!("engine-{name}"), engine, feed)
-            .map_err(|source| Error::Thread { source })?;
+        let first = engines.first();
+        let signature = Arc::new(first.map(|engine| engine.signature().clone()).unwrap_or_default());
+        let memory = first.and_then(|engine| engine.memory());
+        let on_lost = Lost::new(on_lost);
+        let mut threads = Vec::with_capacity(engines.len());
+        for (index, engine) in engines.into_iter().enumerate() {
+            let (queue, signature, placed) =
+                (Arc::clone(&queue), Arc::clone(&signature), Arc::clone(&placed));
+            let feed = ModelFeed::new(queue, signature, placed, version, index, on_lost.clone());
+            threads.push(EngineThread::spawn(&format!("engine-{name}"), engine, feed));
+        }
         let config = Arc::new(config);
-        let thread = Mutex::new(Some(thread));
-        Ok(Arc::new(Self { name, version, dir, signature, config, queue, stats, placed, memory, thread }))
+        let threads: Result<Vec<_>, _> = threads.into_iter().collect();
+        // Those that did start end with the model.
+        let threads = threads.inspect_err(|_| queue.stop()).map_err(|source| Error::Thread { source })?;
+        let threads = Mutex::new(threads);
+        Ok(Arc::new(Self {
+            name,
+            version,
+            dir,
+            signature,
+            config,
+            queue,
+            stats,
+            placed,
+            memory,
+            states,
+            threads,
+        }))
     }
 
     /// Builds the better engine on a thread of its own, while this one serves.
@@ -81,7 +116,7 @@ impl Model {
                 Ok(engine) => {
                     let (name, seconds) = (&model.name, started.elapsed().as_secs());
                     tracing::info!(model = %name, version = model.version, %provider, seconds, "engine built");
-                    model.queue.replace(engine);
+                    model.replace(engine);
                 }
                 Err(error) => model.build_failed(provider, &error),
             }
@@ -90,6 +125,24 @@ impl Model {
         if let Err(error) = spawned {
             self.build_failed(provider, &error);
         }
+    }
+
+    /// As many of the better engine as there are threads, where it can be shared; else the others end.
+    fn replace(&self, engine: Box<dyn Engine>) {
+        let engine = match &self.states {
+            None => engine,
+            Some(states) => match states.wrap(engine) {
+                Ok(engine) => Box::new(engine),
+                Err(error) => return self.build_failed(self.placed.placement().provider, &error),
+            },
+        };
+        let wanted = self.queue.now().instances;
+        let engines = instances(engine, wanted);
+        if engines.len() < wanted {
+            let (name, have) = (&self.name, engines.len());
+            tracing::warn!(model = %name, version = self.version, have, wanted, "the better engine has fewer instances");
+        }
+        self.queue.replace(engines);
     }
 
     fn build_failed(&self, provider: Provider, error: &(dyn std::error::Error + 'static)) {
@@ -131,13 +184,32 @@ impl Model {
         }
     }
 
-    /// Stops the thread and waits until the engine is gone. Blocking; only when nothing is pending.
+    /// Stops the threads and waits until the engines are gone. Blocking; only when nothing is pending.
     pub(crate) fn join(&self) {
         self.queue.stop();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            thread.join();
-        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        threads.into_iter().for_each(EngineThread::join);
+    }
+}
+
+/// `engine` and others that share its weights, `wanted` in all, or fewer where it cannot be shared.
+pub(crate) fn instances(engine: Box<dyn Engine>, wanted: usize) -> Vec<Box<dyn Engine>> {
+    let mut engines = vec![engine];
+    while engines.len() < wanted
+        && let Some(another) = engines.first().and_then(|engine| engine.share())
+    {
+        engines.push(another);
+    }
+    engines
+}
+
+/// What the model's settings ask of its queue.
+fn bounds(config: &ModelConfig, queue_limit: usize) -> Bounds {
+    Bounds {
+        limit: config.queue_limit.unwrap_or(queue_limit),
+        max_rows: config.max_batch_size,
+        delay: Duration::from_micros(config.batch_delay_us),
+        ..Bounds::default()
     }
 }
 
@@ -163,7 +235,7 @@ struct Building {
 }
 
 impl Placed {
-    fn new(placement: Placement, stats: Arc<Stats>) -> Self {
+    pub(crate) fn new(placement: Placement, stats: Arc<Stats>) -> Self {
         Self { placement: RwLock::new(Arc::new(placement)), building: Mutex::default(), stats }
     }
 

@@ -48,6 +48,7 @@ use engine::{LoadOptions, Provider};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{Error, located};
+use crate::media_config::{EmbedConfig, TextConfig};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -67,6 +68,8 @@ pub struct ModelConfig {
     pub image: Option<ImageConfig>,
     pub classify: Option<ClassifyConfig>,
     pub detect: Option<DetectConfig>,
+    pub text: Option<TextConfig>,
+    pub embed: Option<EmbedConfig>,
 }
 
 /// More are a typing error that would cost gigabytes, and minutes, before the load could fail.
@@ -89,6 +92,8 @@ impl Default for ModelConfig {
             image: None,
             classify: None,
             detect: None,
+            text: None,
+            embed: None,
         }
     }
 }

@@ -222,8 +222,8 @@ impl Models {
         for (name, slot) in self.read().iter() {
             for (version, stats) in &slot.stats {
                 let serving = slot.serving.as_ref().filter(|model| model.version == *version);
-                let pending = serving.map_or(0, |model| model.queue.pending());
-                all.extend(stats.snapshot(name, *version, pending));
+                let now = serving.map(|model| model.queue.now()).unwrap_or_default();
+                all.extend(stats.snapshot(name, *version, &now));
             }
         }
         all.sort_unstable_by(|one, other| (&one.model, one.version).cmp(&(&other.model, other.version)));

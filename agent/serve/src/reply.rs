@@ -5,6 +5,8 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use wire::{Error, ErrorCode, Part};
 
+use crate::schedule::Gone;
+
 /// The parts of one request's answer, in order. Dropping it is the client going away: its ticket is dropped
 /// before the next batch is formed.
 ///
@@ -13,6 +15,8 @@ use wire::{Error, ErrorCode, Part};
 pub struct Reply {
     parts: Option<oneshot::Receiver<Result<Part, Error>>>,
     deadline: Option<(Instant, Settled)>,
+    /// Where it is counted that nobody waits for the ticket any more.
+    gone: Option<Arc<Gone>>,
 }
 
 /// Set by the result or by the deadline, whichever comes first: that one is told and that one is counted.
@@ -29,7 +33,7 @@ pub(crate) fn channel(deadline: Option<Instant>) -> (Sender, Reply) {
     let (sender, parts) = oneshot::channel();
     let deadline = deadline.map(|deadline| (deadline, Settled::default()));
     let settled = deadline.as_ref().map(|(_, settled)| Arc::clone(settled));
-    (Sender { parts: sender, settled }, Reply { parts: Some(parts), deadline })
+    (Sender { parts: sender, settled }, Reply { parts: Some(parts), deadline, gone: None })
 }
 
 impl Sender {
@@ -43,9 +47,9 @@ impl Sender {
         !self.is_closed() && self.settled.as_ref().is_none_or(is_first)
     }
 
-    pub(crate) fn send(self, result: Result<Part, Error>) {
-        // Nobody listens when the client went away meanwhile, and that is fine.
-        self.parts.send(result).ok();
+    /// Whether somebody listens; that the client went away meanwhile is fine.
+    pub(crate) fn send(self, result: Result<Part, Error>) -> bool {
+        self.parts.send(result).is_ok()
     }
 }
 
@@ -54,6 +58,20 @@ fn is_first(settled: &Settled) -> bool {
 }
 
 impl Reply {
+    /// Its ticket has a place in a queue.
+    pub(crate) fn accepted(&mut self, gone: Arc<Gone>) {
+        self.gone = Some(gone);
+    }
+
+    /// Nobody waits for the ticket any more. Counted exactly when the sender then finds nobody.
+    fn leave(&mut self) {
+        let (Some(mut parts), Some(gone)) = (self.parts.take(), self.gone.take()) else { return };
+        parts.close();
+        if parts.try_recv().is_err() {
+            gone.add();
+        }
+    }
+
     /// The next part; `None` after the last one or an error. Cancel safe.
     ///
     /// At the deadline it is an error at once, even while the engine is still busy with other requests.
@@ -64,7 +82,10 @@ impl Reply {
             Some((deadline, settled)) => {
                 match tokio::time::timeout_at((*deadline).into(), &mut *parts).await {
                     Ok(received) => received,
-                    Err(_) if is_first(settled) => Ok(Err(deadline_exceeded())),
+                    Err(_) if is_first(settled) => {
+                        self.leave();
+                        return Some(Err(deadline_exceeded()));
+                    }
                     // The result was counted already and is on its way.
                     Err(_) => parts.await,
                 }
@@ -82,6 +103,12 @@ impl Reply {
     pub async fn single(mut self) -> Result<Part, Error> {
         let nothing = || Err(Error::new(ErrorCode::Internal, "the model sent no part"));
         self.next().await.unwrap_or_else(nothing)
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

@@ -1,70 +1,47 @@
-//! One bounded queue per loaded version, and the engine thread's end of it ([`ModelFeed`]).
+//! One bounded queue per loaded version, and the engine threads' end of it ([`ModelFeed`]).
 //!
-//! No task stands between the two: the engine's thread forms its own batch when it becomes free, under the
-//! queue's lock (`docs/decisions/0004-batches-are-formed-by-the-engine-thread.md`). A ticket ends in exactly
-//! one place, [`Queue::end`], after its outcome was recorded: a client that has its reply finds it counted.
+//! No task stands between the two: an engine's thread forms its own batch when it becomes free, under the
+//! queue's lock (`docs/decisions/0004-batches-are-formed-by-the-engine-thread.md`). A version has as many threads as
+//! instances; at most one of them waits for its batch to fill, and one is woken only when there is something that
+//! nobody is on the way to. A ticket ends in exactly one place, [`Queue::end`], after its outcome was recorded: a
+//! client that has its reply finds it counted.
+//!
+//! What a push costs does not depend on what waits: places of clients that went away are counted, not searched.
 
+pub(crate) mod bounds;
 mod feed;
+mod levels;
+mod order;
+mod pace;
+mod push;
+mod sequences;
+mod take;
+#[cfg(test)]
+mod tests;
+mod ticket;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Tensor};
+use engine::{Engine, MemberId};
 use tokio::sync::Notify;
-use wire::{Error, Part, RequestId};
+use wire::{Error, Part};
 
-use crate::admit::{Reservation, retry_after};
-use crate::batch::{Forming, Limits, Waiting, form};
-use crate::reply::{self, deadline_exceeded};
-use crate::stats::{Reason, Stats};
+use crate::admit::retry_after;
+use crate::reply::deadline_exceeded;
+use crate::stats::{Now, Reason, Stats};
 
-pub(crate) use feed::{ModelFeed, OnLost};
+pub(crate) use bounds::{Bounds, Terms};
+pub(crate) use feed::{Lost, ModelFeed, OnLost};
+pub(crate) use ticket::{Gone, Key, Place, Ticket};
 
-/// An accepted request on its way to the engine.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    pub(crate) id: RequestId,
-    /// In signature order; empty once the ticket's batch was formed.
-    pub(crate) inputs: Vec<Tensor>,
-    pub(crate) rows: usize,
-    /// Wanted outputs by index, empty for all.
-    pub(crate) outputs: Vec<usize>,
-    pub(crate) arrived: Instant,
-    pub(crate) deadline: Option<Instant>,
-    /// Whether the residency decision lets its counts leave the site.
-    pub(crate) exportable: bool,
-    /// The body's part of the byte budget, given back when the ticket ends.
-    pub(crate) room: Reservation,
-    pub(crate) reply: reply::Sender,
-}
-
-impl Ticket {
-    fn is_expired(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
-    }
-
-    /// Nobody waits for it any more.
-    fn is_dead(&self, now: Instant) -> bool {
-        self.reply.is_closed() || self.is_expired(now)
-    }
-
-    fn joins(&self, first: &Ticket) -> bool {
-        self.inputs.iter().zip(&first.inputs).all(|(one, other)| {
-            one.datatype() == other.datatype() && one.shape().get(1..) == other.shape().get(1..)
-        })
-    }
-}
-
-/// How a queue is bounded and how its batches are formed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    /// Requests that may wait.
-    pub(crate) limit: usize,
-    pub(crate) max_rows: usize,
-    pub(crate) delay: Duration,
-}
+use feed::Outcome;
+use levels::Levels;
+use order::Order;
+use pace::Pace;
+use sequences::{Fate, Sequences};
 
 /// The bounded queue of one loaded version.
 #[derive(Debug)]
@@ -73,12 +50,18 @@ pub(crate) struct Queue {
     bounds: Bounds,
     stats: Arc<Stats>,
     state: Mutex<State>,
+    /// By level.
+    gone: Box<[Arc<Gone>]>,
+    /// Threads without work wait here.
     wake: Condvar,
-    /// Accepted and not ended: queued, or in the engine.
+    /// The thread waits here whose batch may still grow.
+    fill: Condvar,
+    /// Accepted and not ended: queued, or in an engine.
     pending: AtomicUsize,
-    /// Moving averages of what one request and one batch cost the engine; 0 before the first.
-    request_ns: AtomicU64,
-    batch_ns: AtomicU64,
+    instances: AtomicUsize,
+    pace: Pace,
+    /// For `preserve_ordering`.
+    order: Option<Order<Vec<Outcome>>>,
     /// Someone waits in [`Queue::finish`].
     closing: AtomicBool,
     idle: Notify,
@@ -86,11 +69,21 @@ pub(crate) struct Queue {
 
 #[derive(Debug)]
 struct State {
-    tickets: VecDeque<Ticket>,
+    levels: Levels,
+    sequences: Option<Sequences>,
     phase: Phase,
-    /// An engine to change to, before the next batch.
-    better: Option<Box<dyn Engine>>,
-    asleep: Asleep,
+    /// Engines to change to, before the next batch: one per thread that goes on.
+    better: VecDeque<Box<dyn Engine>>,
+    /// How often there were better engines.
+    generation: u64,
+    /// Batches taken so far.
+    taken: u64,
+    forming: Option<Filling>,
+    /// Threads that wait for work, and how many of them were woken and are on their way.
+    sleeping: usize,
+    waking: usize,
+    /// One of them looks after idle sequences.
+    ticking: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,124 +93,75 @@ pub(crate) enum Phase {
     Draining,
     /// The device or the thread is gone, and why.
     Lost(String),
-    /// The thread ends when the queue is empty.
+    /// The threads end when the queue is empty.
     Stopping,
 }
 
-/// What the engine thread waits for, so that it is woken only when there is something to do.
+/// One engine thread of a version.
 #[derive(Debug)]
-enum Asleep {
-    No,
-    ForTicket,
-    ForMore { until: Instant },
+struct Instance {
+    index: usize,
+    generation: u64,
+}
+
+/// A thread that waits for its batch to fill.
+#[derive(Debug, Clone, Copy)]
+struct Filling {
+    index: usize,
+    until: Instant,
 }
 
 /// What [`Queue::take`] found.
 #[derive(Debug)]
 enum Taken {
-    Batch { at: Instant },
+    Batch { at: Instant, number: u64 },
+    Close(Vec<MemberId>),
     Better(Box<dyn Engine>),
     Stop,
 }
 
+/// Whom a change of the queue wakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    Nobody,
+    Idle,
+    Filling,
+}
+
 impl Queue {
-    pub(crate) fn new(model: Arc<str>, bounds: Bounds, stats: Arc<Stats>) -> Self {
-        let tickets = VecDeque::with_capacity(bounds.limit.min(1024));
-        let state = State { tickets, phase: Phase::Open, better: None, asleep: Asleep::No };
+    pub(crate) fn new(model: Arc<str>, bounds: Bounds, instances: usize, stats: Arc<Stats>) -> Self {
+        let gone: Box<[_]> = bounds.levels.iter().map(|_| Arc::<Gone>::default()).collect();
+        let state = State {
+            levels: Levels::new(&bounds.levels, &gone, bounds.limit),
+            sequences: bounds.sequencing.map(Sequences::new),
+            phase: Phase::Open,
+            better: VecDeque::new(),
+            generation: 0,
+            taken: 0,
+            forming: None,
+            sleeping: 0,
+            waking: 0,
+            ticking: false,
+        };
         Self {
             model,
-            bounds,
             stats,
             state: Mutex::new(state),
+            gone,
             wake: Condvar::new(),
+            fill: Condvar::new(),
             pending: AtomicUsize::new(0),
-            request_ns: AtomicU64::new(0),
-            batch_ns: AtomicU64::new(0),
+            instances: AtomicUsize::new(instances),
+            pace: Pace::new(instances, Instant::now()),
+            order: bounds.preserve_ordering.then(Order::new),
+            bounds,
             closing: AtomicBool::new(false),
             idle: Notify::new(),
         }
     }
 
-    /// Gives the ticket a place, or says at once why there is none: no room, no time, or a version that takes
-    /// no more requests.
-    pub(crate) fn push(&self, ticket: Ticket) -> Result<(), Error> {
-        let mut dead = Vec::new();
-        let outcome = self.push_locked(ticket, &mut dead);
-        self.drop_dead(dead);
-        if matches!(outcome, Ok(true)) {
-            self.wake.notify_one();
-        }
-        outcome.map(|_| ())
-    }
-
-    /// Whether the engine thread must be woken.
-    fn push_locked(&self, ticket: Ticket, dead: &mut Vec<Ticket>) -> Result<bool, Error> {
-        let mut state = self.lock();
-        if let Some(error) = self.closed(&state.phase) {
-            return Err(error);
-        }
-        self.has_time(&ticket)?;
-        if state.tickets.len() >= self.bounds.limit {
-            // The places of clients that went away are free, even before the engine comes by.
-            state.remove_dead(ticket.arrived, usize::MAX, dead);
-            if state.tickets.len() >= self.bounds.limit {
-                return Err(self.full());
-            }
-        }
-        self.pending.fetch_add(1, Ordering::SeqCst);
-        state.tickets.push_back(ticket);
-        let wake = match state.asleep {
-            Asleep::No => false,
-            Asleep::ForTicket => true,
-            Asleep::ForMore { until } => match state.form(&self.limits(), Instant::now()) {
-                Forming::WaitUntil(time) => time < until,
-                Forming::Take(_) | Forming::Empty => true,
-            },
-        };
-        if wake {
-            state.asleep = Asleep::No;
-        }
-        Ok(wake)
-    }
-
-    fn has_time(&self, ticket: &Ticket) -> Result<(), Error> {
-        let Some(deadline) = ticket.deadline else { return Ok(()) };
-        let wait = self.wait();
-        if deadline.saturating_duration_since(ticket.arrived) > wait {
-            return Ok(());
-        }
-        let mut error = deadline_exceeded();
-        error.message = format!(
-            "{}: {} requests for model '{}' are before it and take about {} ms",
-            error.message,
-            self.pending(),
-            self.model,
-            wait.as_millis()
-        );
-        error.retry_after = Some(retry_after(wait));
-        Err(error)
-    }
-
-    fn full(&self) -> Error {
-        let text =
-            format!("the queue of model '{}' is full: {} requests wait", self.model, self.bounds.limit);
-        Error::unavailable(text, retry_after(self.wait()))
-    }
-
-    /// `None` while it takes requests.
-    fn closed(&self, phase: &Phase) -> Option<Error> {
-        let why = match phase {
-            Phase::Open => return None,
-            Phase::Draining | Phase::Stopping => "is being unloaded",
-            Phase::Lost(_) => "lost its device and is being loaded again",
-        };
-        Some(Error::unavailable(format!("model '{}' {why}", self.model), retry_after(Duration::ZERO)))
-    }
-
-    /// How long what is pending will keep the engine busy, by what requests have cost so far.
-    fn wait(&self) -> Duration {
-        let each = self.request_ns.load(Ordering::Relaxed);
-        Duration::from_nanos(each.saturating_mul(u64::try_from(self.pending()).unwrap_or(u64::MAX)))
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     pub(crate) fn pending(&self) -> usize {
@@ -228,18 +172,30 @@ impl Queue {
         self.lock().phase.clone()
     }
 
-    #[cfg(test)]
-    pub(crate) fn waits_for_more(&self) -> bool {
-        matches!(self.lock().asleep, Asleep::ForMore { .. })
+    /// What the statistics show of this moment.
+    pub(crate) fn now(&self) -> Now {
+        let state = self.lock();
+        Now {
+            pending: self.pending(),
+            levels: state.levels.each(),
+            sequences: state.sequences.as_ref().map(Sequences::live),
+            instances: self.instances.load(Ordering::Relaxed),
+        }
     }
 
-    /// Puts a better engine in place before the next batch.
-    pub(crate) fn replace(&self, better: Box<dyn Engine>) {
+    #[cfg(test)]
+    pub(crate) fn waits_for_more(&self) -> bool {
+        self.lock().forming.is_some()
+    }
+
+    /// Puts better engines in place before the next batches. Threads for which there is none end.
+    pub(crate) fn replace(&self, better: Vec<Box<dyn Engine>>) {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Open | Phase::Draining) {
-            state.better = Some(better);
+        if matches!(state.phase, Phase::Open | Phase::Draining) && !better.is_empty() {
+            state.better = better.into();
+            state.generation += 1;
             drop(state);
-            self.wake.notify_one();
+            self.notify_all();
         }
     }
 
@@ -250,14 +206,14 @@ impl Queue {
             state.phase = Phase::Draining;
             drop(state);
             // A batch that waits for more members gets none any more.
-            self.wake.notify_one();
+            self.fill.notify_all();
         }
     }
 
-    /// The engine thread ends when it has run what is queued.
+    /// The engine threads end when they have run what is queued.
     pub(crate) fn stop(&self) {
         self.lock().phase = Phase::Stopping;
-        self.wake.notify_one();
+        self.notify_all();
     }
 
     /// Waits until nothing is pending, then returns 0; or returns what is pending at `deadline`, after the
@@ -280,7 +236,7 @@ impl Queue {
         left
     }
 
-    /// The engine cannot run anything more: fails what is queued.
+    /// The engines cannot run anything more: fails what is queued.
     fn lose(&self, reason: &str) {
         {
             let mut state = self.lock();
@@ -295,81 +251,28 @@ impl Queue {
     }
 
     fn fail_queued(&self, error: impl Fn() -> Error) {
-        let queued = std::mem::take(&mut self.lock().tickets);
+        let queued = {
+            let State { levels, sequences, .. } = &mut *self.lock();
+            let mut queued = levels.empty();
+            let held = sequences.as_mut().map(Sequences::empty).unwrap_or_default();
+            held.iter().for_each(|ticket| levels.leave(ticket));
+            queued.extend(held);
+            queued
+        };
+        let now = Instant::now();
         for ticket in queued {
-            self.fail(ticket, error());
+            self.fail(ticket, error(), now);
         }
     }
 
-    /// Blocks until there is something for the engine thread; a batch is put into `batch`.
-    fn take(&self, batch: &mut Vec<Ticket>) -> Taken {
-        let mut state = self.lock();
-        loop {
-            if let Some(better) = state.better.take() {
-                return Taken::Better(better);
-            }
-            let now = Instant::now();
-            let mut dead = Vec::new();
-            state.remove_dead(now, self.bounds.max_rows.max(1), &mut dead);
-            if !dead.is_empty() {
-                drop(state);
-                self.drop_dead(dead);
-                state = self.lock();
-                continue;
-            }
-            match state.form(&self.limits(), now) {
-                Forming::Take(count) => {
-                    batch.extend(state.tickets.drain(..count));
-                    return Taken::Batch { at: now };
-                }
-                // Nobody can join a queue that is closed, so waiting would be for nothing.
-                Forming::WaitUntil(_) if state.phase != Phase::Open => {
-                    batch.extend(state.tickets.drain(..));
-                    return Taken::Batch { at: now };
-                }
-                Forming::WaitUntil(until) => {
-                    state.asleep = Asleep::ForMore { until };
-                    let waited = self.wake.wait_timeout(state, until.saturating_duration_since(now));
-                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
-                Forming::Empty if state.phase == Phase::Stopping => return Taken::Stop,
-                Forming::Empty => {
-                    state.asleep = Asleep::ForTicket;
-                    state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-            state.asleep = Asleep::No;
-        }
-    }
-
-    fn limits(&self) -> Limits {
-        Limits {
-            max_rows: self.bounds.max_rows,
-            delay: self.bounds.delay,
-            compute: Duration::from_nanos(self.batch_ns.load(Ordering::Relaxed)),
-        }
-    }
-
-    /// Learns what a batch of `requests` cost. Only the engine thread calls it.
-    fn learn(&self, cost: Duration, requests: usize) {
-        let cost = u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX);
-        let each = cost / u64::try_from(requests.max(1)).unwrap_or(1);
-        for (average, sample) in [(&self.batch_ns, cost), (&self.request_ns, each)] {
-            let old = average.load(Ordering::Relaxed);
-            let new = if old == 0 { sample } else { old - old / 8 + sample / 8 };
-            average.store(new.max(1), Ordering::Relaxed);
-        }
-    }
-
-    fn drop_dead(&self, dead: Vec<Ticket>) {
+    fn drop_dead(&self, dead: Vec<Ticket>, now: Instant) {
         for ticket in dead {
-            self.fail(ticket, deadline_exceeded());
+            self.fail(ticket, deadline_exceeded(), now);
         }
     }
 
     /// Ends a ticket without a result. Where the client is gone or too late, that is the reason that counts.
-    fn fail(&self, ticket: Ticket, error: Error) {
-        let now = Instant::now();
+    fn fail(&self, ticket: Ticket, error: Error, now: Instant) {
         let reason = if ticket.is_expired(now) {
             Reason::Deadline
         } else if ticket.reply.is_closed() {
@@ -377,48 +280,64 @@ impl Queue {
         } else {
             Reason::of(error.code)
         };
-        self.stats.failed(reason, now.saturating_duration_since(ticket.arrived), ticket.exportable);
+        let waited = now.saturating_duration_since(ticket.arrived);
+        self.stats.failed(reason, waited, ticket.exportable, ticket.level);
         self.end(ticket, Err(error));
     }
 
     /// The one place where a ticket ends. Its outcome is recorded already.
     fn end(&self, ticket: Ticket, result: Result<Part, Error>) {
-        let Ticket { room, reply, .. } = ticket;
+        let Ticket { room, reply, place, level, .. } = ticket;
+        if let Some(place) = place {
+            self.advance(&place, result.is_ok());
+        }
         drop(room);
         if self.pending.fetch_sub(1, Ordering::SeqCst) == 1 && self.closing.load(Ordering::SeqCst) {
             self.idle.notify_one();
         }
-        reply.send(result);
+        if let (false, Some(gone)) = (reply.send(result), self.gone.get(level)) {
+            gone.remove();
+        }
+    }
+
+    /// The next request of the sequence comes into its line.
+    fn advance(&self, place: &Place, result: bool) {
+        let now = Instant::now();
+        let (lost, wake) = {
+            let mut state = self.lock();
+            let State { levels, sequences: Some(sequences), .. } = &mut *state else { return };
+            let advanced = sequences.advance(place, result, now);
+            advanced.lost.iter().for_each(|ticket| levels.leave(ticket));
+            match advanced.fate {
+                Fate::Continues => {}
+                Fate::Ended => self.stats.sequences(|counts| counts.ended += 1),
+                Fate::Lost => self.stats.sequences(|counts| counts.lost += 1),
+            }
+            let wake = match advanced.next {
+                Some(next) => {
+                    levels.push(next);
+                    self.wakes(&mut state)
+                }
+                // Its state is to be freed.
+                None if advanced.fate == Fate::Lost && state.waking < state.sleeping => {
+                    state.waking += 1;
+                    Wake::Idle
+                }
+                None => Wake::Nobody,
+            };
+            (advanced.lost, wake)
+        };
+        self.notify(wake);
+        for ticket in lost {
+            let text = format!(
+                "an earlier request of the sequence to model '{}' got no result: begin again (sequence_start)",
+                self.model
+            );
+            self.fail(Ticket { place: None, ..ticket }, Error::invalid(text), now);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn form(&self, limits: &Limits, now: Instant) -> Forming {
-        let first = self.tickets.front();
-        let waiting = |ticket: &Ticket| Waiting {
-            rows: ticket.rows,
-            arrived: ticket.arrived,
-            deadline: ticket.deadline,
-            joins: first.is_some_and(|first| ticket.joins(first)),
-        };
-        form(self.tickets.iter().map(waiting), limits, now)
-    }
-
-    /// Moves the dead among the first `rows` living rows to `dead`.
-    fn remove_dead(&mut self, now: Instant, rows: usize, dead: &mut Vec<Ticket>) {
-        let (mut index, mut living) = (0, 0);
-        while living < rows {
-            let Some(ticket) = self.tickets.get(index) else { return };
-            if ticket.is_dead(now) {
-                dead.extend(self.tickets.remove(index));
-            } else {
-                living += ticket.rows;
-                index += 1;
-            }
-        }
     }
 }

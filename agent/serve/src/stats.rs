@@ -91,6 +91,31 @@ pub struct Counts {
     pub compute_histogram: [u64; COMPUTE_BOUNDS_US.len() + 1],
 }
 
+/// The requests of one priority level.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LevelStats {
+    /// 1 is the highest. A model without priorities has one level.
+    pub level: u32,
+    /// In the queue now.
+    pub pending: u64,
+    /// Refused for want of a place, of time, or of a live sequence, since start.
+    pub refused: u64,
+    /// Accepted, and not run in time, since start.
+    pub expired: u64,
+}
+
+/// The sequences of a model that keeps state. Cumulative since start but for `live`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SequenceStats {
+    pub live: u64,
+    /// By their last request.
+    pub ended: u64,
+    /// Because they were idle for too long.
+    pub expired: u64,
+    /// Because one of their requests got no result.
+    pub lost: u64,
+}
+
 /// A consistent snapshot of one model version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelStats {
@@ -105,6 +130,12 @@ pub struct ModelStats {
     pub exportable: Counts,
     /// Accepted and not answered yet. Counts every request, so it is for the site only.
     pub pending: u64,
+    /// By priority level, the highest first. Counts every request, so it is for the site only.
+    pub levels: Vec<LevelStats>,
+    /// `None` for a model that keeps no state.
+    pub sequences: Option<SequenceStats>,
+    /// Engines that serve now, side by side.
+    pub instances: u64,
     /// 0 before the first.
     pub last_inference_unix_ms: u64,
     pub load_duration: Duration,
@@ -125,11 +156,24 @@ pub(crate) struct Stats {
 struct Numbers {
     all: Counts,
     exportable: Counts,
+    /// By level, pending left out.
+    levels: Vec<LevelStats>,
+    sequences: SequenceStats,
     last_inference_unix_ms: u64,
     load_duration: Duration,
     provider_failures: u64,
     /// `None` until a load succeeded.
     ran: Option<Ran>,
+}
+
+/// What a queue has now.
+#[derive(Debug, Default)]
+pub(crate) struct Now {
+    pub(crate) pending: usize,
+    /// By level.
+    pub(crate) levels: Vec<usize>,
+    pub(crate) sequences: Option<usize>,
+    pub(crate) instances: usize,
 }
 
 /// What the counters take from a request that succeeded: the timings its reply carries.
@@ -160,8 +204,11 @@ impl Stats {
     }
 
     /// A request that was accepted and ended without a result, `waited` after that.
-    pub(crate) fn failed(&self, reason: Reason, waited: Duration, exportable: bool) {
+    pub(crate) fn failed(&self, reason: Reason, waited: Duration, exportable: bool, level: usize) {
         let mut numbers = self.lock();
+        if reason == Reason::Deadline {
+            numbers.level(level).expired += 1;
+        }
         numbers.all.failed(reason, waited);
         if exportable {
             numbers.exportable.failed(reason, waited);
@@ -176,6 +223,15 @@ impl Stats {
         if exportable {
             numbers.exportable.refused(reason);
         }
+    }
+
+    /// The same refusal, where a queue had no place for it.
+    pub(crate) fn level_refused(&self, level: usize) {
+        self.lock().level(level).refused += 1;
+    }
+
+    pub(crate) fn sequences(&self, count: impl FnOnce(&mut SequenceStats)) {
+        count(&mut self.lock().sequences);
     }
 
     pub(crate) fn loaded(&self, duration: Duration, provider_failures: u64, ran: Ran) {
@@ -195,8 +251,16 @@ impl Stats {
     }
 
     /// `None` when the version was never loaded.
-    pub(crate) fn snapshot(&self, model: &str, version: u64, pending: usize) -> Option<ModelStats> {
-        let numbers = self.lock();
+    pub(crate) fn snapshot(&self, model: &str, version: u64, now: &Now) -> Option<ModelStats> {
+        let mut numbers = self.lock();
+        if let Some(last) = now.levels.len().checked_sub(1) {
+            numbers.level(last);
+        }
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let level = |(index, level): (usize, &LevelStats)| LevelStats {
+            pending: now.levels.get(index).map_or(0, |pending| count(*pending)),
+            ..*level
+        };
         let Ran { provider, device } = numbers.ran.clone()?;
         Some(ModelStats {
             model: model.to_owned(),
@@ -205,7 +269,10 @@ impl Stats {
             device,
             all: numbers.all.clone(),
             exportable: numbers.exportable.clone(),
-            pending: u64::try_from(pending).unwrap_or(u64::MAX),
+            pending: count(now.pending),
+            levels: numbers.levels.iter().enumerate().map(level).collect(),
+            sequences: now.sequences.map(|live| SequenceStats { live: count(live), ..numbers.sequences }),
+            instances: count(now.instances),
             last_inference_unix_ms: numbers.last_inference_unix_ms,
             load_duration: numbers.load_duration,
             provider_failures: numbers.provider_failures,
@@ -214,6 +281,16 @@ impl Stats {
 
     fn lock(&self) -> MutexGuard<'_, Numbers> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Numbers {
+    fn level(&mut self, index: usize) -> &mut LevelStats {
+        while self.levels.len() <= index {
+            let level = u32::try_from(self.levels.len() + 1).unwrap_or(u32::MAX);
+            self.levels.push(LevelStats { level, ..LevelStats::default() });
+        }
+        &mut self.levels[index]
     }
 }
 

@@ -1,8 +1,11 @@
 //! The request path and the life of models over the public API, with engines that do as they are told.
 
+mod bounded;
+mod instances;
 mod life_cycle;
 mod overload;
 mod path;
+mod sequences;
 
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -92,8 +92,9 @@ impl Models {
             queue_limit: self.queue_limit,
             stats,
             placement,
+            states: None,
         };
-        let model = Model::start(parts, engine, recover::on_lost(&self.me, name))?;
+        let model = Model::start(parts, vec![engine], recover::on_lost(&self.me, name))?;
         Ok((model, pending))
     }
 
