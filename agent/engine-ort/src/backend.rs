@@ -1,11 +1,11 @@
 use std::path::PathBuf;
 
 use engine::{
-    Attempt, Backend, BuildProgress, Device, Engine, LoadError, LoadOptions, Loaded, ModelSource,
+    Attempt, Backend, BuildProgress, Device, Engine, Footprint, LoadError, LoadOptions, Loaded, ModelSource,
     PendingBuild, Placement, Provider, SubgraphRunner,
 };
 
-use crate::device::{self, Gpu};
+use crate::device::{self, Cores, Gpu};
 use crate::engine::OrtEngine;
 use crate::error::one_line;
 use crate::ffi::{Session, assigned_nodes};
@@ -28,12 +28,19 @@ impl OrtBackend {
     /// Asks the machine what devices there are. What the library can do is found out by each load, so that every
     /// provider that cannot be used is reported with the runtime's own reason.
     pub fn new(runtime: &Runtime, config: &Config) -> Self {
+        // While it can be read: later this may be a process without a file system.
+        Cores::probe();
         Self {
             runtime: runtime.clone(),
             cache_dir: config.cache_dir.clone(),
             cpu: device::cpu(),
             gpu: Gpu::probe(),
         }
+    }
+
+    /// The processor, then the GPU where there is one.
+    pub fn devices(&self) -> Vec<Device> {
+        std::iter::once(self.cpu.clone()).chain(self.gpu.as_ref().map(Gpu::device)).collect()
     }
 
     fn device_of(&self, provider: Provider) -> Device {
@@ -199,6 +206,11 @@ impl Backend for OrtBackend {
     /// What the library may have been compiled with.
     fn providers(&self) -> &[Provider] {
         &[Provider::TensorRt, Provider::Cuda, Provider::Cpu]
+    }
+
+    /// Private memory of this process. Device memory is not in it: nothing here asks the driver for it yet.
+    fn used(&self) -> Option<Footprint> {
+        Some(Footprint { host_bytes: device::private_bytes()?, device_bytes: 0 })
     }
 
     fn load(&self, source: &ModelSource, options: &LoadOptions) -> Result<Loaded, LoadError> {

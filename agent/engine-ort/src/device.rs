@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use engine::Device;
 
@@ -15,7 +16,13 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
+    /// Asked once and remembered.
     pub(crate) fn probe() -> Self {
+        static CORES: LazyLock<Cores> = LazyLock::new(Cores::ask);
+        *CORES
+    }
+
+    fn ask() -> Self {
         let logical = std::thread::available_parallelism().map_or(1, usize::from);
         let physical = fs::read_to_string("/proc/cpuinfo").map_or(0, |text| physical_cores(&text));
         Self { logical, physical: if physical == 0 { logical } else { physical.min(logical) } }
@@ -57,6 +64,13 @@ pub(crate) fn cpu() -> Device {
     let name = info.and_then(|info| field(&info, "model name")).or_else(board);
     let name = name.unwrap_or_else(|| format!("{} CPU", std::env::consts::ARCH));
     Device { id: "cpu".to_owned(), name: name.trim_end_matches('\0').to_owned() }
+}
+
+/// Anonymous resident memory of this process; `None` on kernels before 4.5.
+pub(crate) fn private_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let kibibytes: u64 = field(&status, "RssAnon")?.strip_suffix(" kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
 }
 
 /// The value of the first `key : value` line.

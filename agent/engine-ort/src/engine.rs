@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use engine::{
-    Batch, Buffer, DataType, Engine, EngineError, LoadError, Member, MemberId, Outputs, Placement, Signature,
-    Tensor, gather, scatter,
+    Batch, Buffer, DataType, Engine, EngineError, LoadError, Member, MemberId, Outputs, Place, Placement,
+    Provider, Signature, Tensor, gather, scatter,
 };
 use ort::ErrorCode;
 
@@ -33,12 +33,14 @@ pub(crate) struct OrtEngine {
     placement: Placement,
     /// Rows that one run may have; a larger batch runs in slices.
     row_limit: Option<usize>,
+    /// Its outputs have other shapes than it declares.
+    ignores_places: bool,
 }
 
 impl OrtEngine {
     pub(crate) fn new(session: Session, placement: Placement) -> Result<Self, LoadError> {
         let signature = session.signature()?;
-        Ok(Self { session: Arc::new(session), signature, placement, row_limit: None })
+        Ok(Self { session: Arc::new(session), signature, placement, row_limit: None, ignores_places: false })
     }
 
     pub(crate) fn with_row_limit(mut self, rows: usize) -> Self {
@@ -69,12 +71,55 @@ impl OrtEngine {
             .map_err(|_| EngineError::Shape { index })
     }
 
-    fn run_once(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
+    /// A model may declare other output shapes than it gives, which the runtime forgives unless it was told to
+    /// write to a place of that shape. Such a model is found out once and runs without places from then on.
+    fn run_placed(
+        &mut self,
+        inputs: &[Tensor],
+        places: Vec<Option<Place>>,
+    ) -> Result<Vec<Tensor>, EngineError> {
+        if self.ignores_places || places.iter().all(Option::is_none) {
+            return self.run_once(inputs, Vec::new());
+        }
+        match self.run_once(inputs, places) {
+            Err(EngineError::Input { .. } | EngineError::Run { .. }) => {
+                let outputs = self.run_once(inputs, Vec::new())?;
+                self.ignores_places = true;
+                Ok(outputs)
+            }
+            ran => ran,
+        }
+    }
+
+    fn run_once(
+        &self,
+        inputs: &[Tensor],
+        mut places: Vec<Option<Place>>,
+    ) -> Result<Vec<Tensor>, EngineError> {
         let values = inputs.iter().map(|input| Value::borrow(self.session.host_memory(), input));
         let values: Vec<_> = values.collect::<Result<_, _>>().map_err(run_error)?;
-        let outputs = self.session.run(&values).map_err(run_error)?;
-        let outputs = outputs.into_iter().map(|output| output.into_tensor(&self.session, inputs));
-        outputs.collect::<Result<_, _>>().map_err(run_error)
+        let mut given = Vec::with_capacity(places.len());
+        for (place, spec) in places.iter_mut().zip(&self.signature.outputs) {
+            given.push(match place {
+                Some(Place { shape, memory }) => {
+                    let bytes = memory.bytes_mut();
+                    Value::place(self.session.host_memory(), spec.datatype, shape, bytes)
+                        .map_err(run_error)?
+                }
+                None => None,
+            });
+        }
+        let outputs = self.session.run(&values, &mut given).map_err(run_error)?;
+        drop(given);
+        places.resize_with(outputs.len(), || None);
+        let outputs = outputs.into_iter().zip(places).zip(&self.signature.outputs);
+        let outputs = outputs.map(|((output, place), spec)| match (output, place) {
+            (Some(output), _) => output.into_tensor(&self.session, inputs).map_err(run_error),
+            (None, Some(place)) => Tensor::new(spec.datatype, place.shape, place.memory.freeze())
+                .map_err(|error| EngineError::Run { detail: error.to_string() }),
+            (None, None) => Err(EngineError::Run { detail: "the runtime gave no output".to_owned() }),
+        });
+        outputs.collect()
     }
 }
 
@@ -111,6 +156,10 @@ impl Engine for OrtEngine {
     }
 
     fn run(&mut self, batch: &Batch) -> Result<Vec<Outputs>, EngineError> {
+        self.run_into(batch, Vec::new())
+    }
+
+    fn run_into(&mut self, batch: &Batch, places: Vec<Option<Place>>) -> Result<Vec<Outputs>, EngineError> {
         let expected = self.signature.inputs.len();
         if let Some(member) = batch.members.iter().find(|member| member.inputs.len() != expected) {
             let detail = format!("{} inputs for a model of {expected}", member.inputs.len());
@@ -122,10 +171,25 @@ impl Engine for OrtEngine {
         let inputs: Vec<Tensor> =
             (0..expected).map(|index| self.input(batch, index)).collect::<Result<_, _>>()?;
         let outputs = match self.row_limit {
-            Some(limit) if batch.rows() > limit => run_in_slices(inputs, limit, |part| self.run_once(part))?,
-            _ => self.run_once(&inputs)?,
+            Some(limit) if batch.rows() > limit => {
+                run_in_slices(inputs, limit, |part| self.run_once(part, Vec::new()))?
+            }
+            _ => self.run_placed(&inputs, places)?,
         };
         scatter(batch, outputs)
+    }
+
+    /// The C API lets several threads run one session. TensorRT's provider takes a lock for it, so a second engine
+    /// would only wait.
+    fn share(&self) -> Option<Box<dyn Engine>> {
+        let mut providers = self.placement.assignments.iter().map(|assignment| assignment.provider);
+        providers.all(|provider| matches!(provider, Provider::Cpu | Provider::Cuda)).then(|| {
+            let (signature, placement) = (self.signature.clone(), self.placement.clone());
+            let session = Arc::clone(&self.session);
+            let (row_limit, ignores_places) = (self.row_limit, self.ignores_places);
+            let shared = Self { session, signature, placement, row_limit, ignores_places };
+            Box::new(shared) as Box<dyn Engine>
+        })
     }
 }
 

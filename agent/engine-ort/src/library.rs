@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use scan::find as find_bytes;
 
@@ -18,7 +18,7 @@ use crate::Error;
 use crate::error::one_line;
 
 /// Which library to use and where engines that took minutes to build are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The library file. Unset: `ORT_DYLIB_PATH`, then `/usr/lib/mast`, then a checkout's `.cache/onnxruntime`.

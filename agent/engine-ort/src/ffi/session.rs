@@ -30,10 +30,10 @@ pub(crate) struct Session {
     _environment: Environment,
 }
 
-// SAFETY: an OrtSession is used by one thread at a time through `Engine::run(&mut self)`. What other threads
-// reach through the `Arc` that outputs hold is only `drop`, and the C API lets any thread release a session.
+// SAFETY: an OrtSession has no thread affinity, and the C API lets any thread release it.
 unsafe impl Send for Session {}
-// SAFETY: as above; the methods that take `&self` besides `run` read what is fixed after load.
+// SAFETY: the C API documents Run as safe for several threads on one session, and engines share one only on the
+// providers that keep to it (`OrtEngine::share`). The other methods that take `&self` read what is fixed after load.
 unsafe impl Sync for Session {}
 
 impl std::fmt::Debug for Session {
@@ -143,10 +143,16 @@ impl Session {
         &self.host_memory
     }
 
-    /// Runs the model on inputs in the model's order.
+    /// Runs the model on inputs in the model's order. An output with a value in `places` is written there and is
+    /// `None` in the result.
     ///
-    /// The C API documents Run as safe for concurrent calls, but not every provider is: callers keep to one.
-    pub(crate) fn run(&self, inputs: &[Value<'_>]) -> Result<Vec<Value<'static>>, ort::Error> {
+    /// # Errors
+    /// The runtime's; what is in the places is then worth nothing.
+    pub(crate) fn run(
+        &self,
+        inputs: &[Value<'_>],
+        places: &mut [Option<Value<'_>>],
+    ) -> Result<Vec<Option<Value<'static>>>, ort::Error> {
         if inputs.len() != self.inputs.pointers.len() {
             return Err(ort::Error::new_with_code(
                 ort::ErrorCode::InvalidArgument,
@@ -154,9 +160,12 @@ impl Session {
             ));
         }
         let values: Vec<*const OrtValue> = inputs.iter().map(Value::as_ptr).collect();
-        let mut outputs: Vec<*mut OrtValue> = vec![ptr::null_mut(); self.outputs.pointers.len()];
+        let place = |index| places.get(index).and_then(Option::as_ref).map(Value::as_ptr);
+        let given: Vec<Option<*const OrtValue>> = (0..self.outputs.pointers.len()).map(place).collect();
+        let pointer = |place: &Option<*const OrtValue>| place.map_or(ptr::null_mut(), <*const _>::cast_mut);
+        let mut outputs: Vec<*mut OrtValue> = given.iter().map(pointer).collect();
         // SAFETY: names and values are as many as the lengths say and live for the call; null outputs ask the
-        // runtime to allocate them in host memory.
+        // runtime to allocate them in host memory, the others are values over memory that may be written.
         let status = unsafe {
             (ort::api().Run)(
                 self.pointer(),
@@ -169,9 +178,10 @@ impl Session {
                 outputs.as_mut_ptr(),
             )
         };
-        let outputs = outputs.into_iter().map(|output| {
-            // SAFETY: an output that is not null is a value that Run made and gave to us.
-            not_null(output, "output").map(|output| unsafe { Value::from_raw(output) })
+        let outputs = outputs.into_iter().zip(given).map(|(output, given)| match given {
+            Some(_) => Ok(None),
+            // SAFETY: an output that is not null and was null before is a value that Run made and gave to us.
+            None => not_null(output, "output").map(|output| Some(unsafe { Value::from_raw(output) })),
         });
         // Collected before the status is looked at, so that a partial result is released.
         let outputs: Result<Vec<_>, _> = outputs.collect();

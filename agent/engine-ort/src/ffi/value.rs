@@ -65,6 +65,33 @@ impl<'bytes> Value<'bytes> {
         Ok(Self { pointer: not_null(value, "tensor")?, _bytes: PhantomData })
     }
 
+    /// An output that the runtime writes to `bytes`; they must be what the shape needs.
+    pub(crate) fn place(
+        host_memory: &MemoryInfo<'_>,
+        datatype: DataType,
+        shape: &[usize],
+        bytes: &'bytes mut [u8],
+    ) -> Result<Option<Self>, ort::Error> {
+        let shape: Result<Vec<i64>, _> = shape.iter().map(|dim| i64::try_from(*dim)).collect();
+        let shape = shape.map_err(ort::Error::wrap)?;
+        let Some(element) = element_of(datatype) else { return Ok(None) };
+        let mut value = ptr::null_mut();
+        // SAFETY: the bytes are borrowed for writing as long as the value lives ('bytes), and the runtime checks
+        // that they are enough for the shape.
+        unsafe {
+            check((ort::api().CreateTensorWithDataAsOrtValue)(
+                host_memory.ptr(),
+                bytes.as_mut_ptr().cast(),
+                bytes.len(),
+                shape.as_ptr(),
+                shape.len(),
+                element,
+                &raw mut value,
+            ))
+        }?;
+        Ok(Some(Self { pointer: not_null(value, "tensor")?, _bytes: PhantomData }))
+    }
+
     pub(crate) fn as_ptr(&self) -> *const OrtValue {
         self.pointer.as_ptr()
     }
