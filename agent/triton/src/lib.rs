@@ -13,4 +13,7 @@ mod generated {
     include!("generated/inference.rs");
 }
 
+mod json;
+
 pub use generated::*;
+pub use json::{JsonError, to_json};
