@@ -8,6 +8,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
+
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_debug_implementations)]
 mod generated {
     include!("generated/inference.rs");
