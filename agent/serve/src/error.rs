@@ -17,22 +17,23 @@ pub enum Error {
     NoModel,
     #[error("the model's folder has no version: a folder named by a positive number")]
     NoVersion,
-    #[error("version {version} has no model.onnx")]
-    NoFile { version: u64 },
-    #[error("max_batch_size is {max_batch_size}, but the first axis of '{tensor}' is fixed")]
-    DoesNotBatch { max_batch_size: usize, tensor: String },
+    #[error("version {version} has no {file}")]
+    NoFile { version: u64, file: String },
+    #[error("the configuration does not fit the model: {detail}")]
+    Misfit { detail: String },
+    #[error("there is no room for the model: {detail}")]
+    Memory { detail: String },
     #[error("no backend could load the model")]
     Load {
         #[source]
         source: LoadError,
     },
-    #[error("the warm-up run failed (warmup = false in model.toml skips it)")]
+    #[error("the {run} failed (warmup = false in model.toml skips it)")]
     Warmup {
+        run: String,
         #[source]
         source: EngineError,
     },
-    #[error("the backend panicked while it loaded the model")]
-    LoadPanicked,
     #[error("cannot start the engine's thread")]
     Thread {
         #[source]

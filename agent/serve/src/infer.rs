@@ -70,8 +70,9 @@ pub(crate) fn ticket(
     let Request { id, labels, inputs, outputs, timeout, priority, sequence, .. } = request;
     let bounds = model.queue.bounds();
     let refused = |error: &Error| model.stats.refused(error, exportable);
-    let fitted =
-        fit(&model.name, &model.signature, bounds.max_rows, inputs, &outputs).inspect_err(refused)?;
+    let mut fitted = fit(&model.name, &model.shown.signature, model.config.max_batch_size, inputs, &outputs)
+        .inspect_err(refused)?;
+    model.shown.enter(&mut fitted.inputs);
     let place = match bounds.sequencing {
         Some(_) => Some(place(&model.name, labels.tenant, sequence, fitted.rows).inspect_err(refused)?),
         None => None,

@@ -4,9 +4,9 @@
 //! operator (load, unload, drain). Out: a [`Reply`] per request, and numbers ([`ModelStats`]) that add up.
 //! Start reading at `infer.rs`.
 //!
-//! Threads: one per instance of a loaded model, which owns an engine and forms its own batches; one per background build
-//! (`build-…`) and one per reload after a lost device (`reload-…`), which end by themselves. Tasks: none that
-//! outlive a call, but an unload that was asked for runs to its end.
+//! Threads: one per instance of a loaded model, which owns an engine and forms its own batches; one per background
+//! build (`build-…`), per reload after a lost device (`reload-…`) and per version that was swapped out (`retire-…`),
+//! which end by themselves. Tasks: none that outlive a call, but an unload that was asked for runs to its end.
 //!
 //! It never parses a body, opens a socket, names a runtime or writes to disk, and it logs no label, no
 //! client's id and no payload.
@@ -19,6 +19,7 @@ mod admit;
 mod batch;
 mod fit;
 mod reply;
+mod reshape;
 pub mod residency;
 mod schedule;
 
@@ -38,27 +39,31 @@ mod view;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::Backend;
+use engine::{Backend, Footprint};
 
 pub use admit::Reservation;
-pub use config::Config;
+pub use config::{Config, ModelControlMode};
 pub use error::Error;
 pub use media_config::{EmbedConfig, Pool, TextConfig, TextInputs};
 pub use model_config::{
-    Channels, ClassifyConfig, DetectConfig, DetectKind, ImageConfig, Layout, ModelConfig, Resize,
+    Channels, ClassifyConfig, ControlConfig, ControlKind, DetectConfig, DetectKind, Flag, ImageConfig,
+    Layout, ModelConfig, Pbtxt, PriorityConfig, QueuePolicy, Resize, SequenceConfig, Source, StateConfig,
+    TensorConfig, TimeoutAction, VersionPolicy, WarmupData, WarmupInput, WarmupSample,
 };
 pub use reply::Reply;
 pub use stats::{
     COMPUTE_BOUNDS_US, Counted, Counts, Failures, LevelStats, ModelStats, SequenceStats, Unserved,
 };
-pub use view::{BuildView, IndexEntry, LoadSummary, ModelView, Pressure, State};
+pub use view::{BuildView, IndexEntry, LoadParameters, LoadSummary, ModelView, Pressure, State};
 
 use admit::Budget;
-use models::Models;
+use models::{Models, Poller, Which};
 use residency::{Policy, Site};
 
 /// The request path of one agent, shared by all fronts.
@@ -101,7 +106,8 @@ impl Serve {
     /// # Errors
     /// `UnknownModel`, `NotFound`, or `Unavailable` while it is loading.
     pub fn find(&self, model: &str, version: Option<u64>) -> Result<ModelView, wire::Error> {
-        self.models.find(model, version).map(|model| model.view())
+        let found = self.models.find(model, version)?;
+        Ok(ModelView { versions: self.models.versions(model), ..found.view() })
     }
 
     /// Whether [`Serve::load_all`] has ended and [`Serve::drain`] has not begun.
@@ -123,13 +129,20 @@ impl Serve {
         }
     }
 
-    /// Loads every model of the repository, one after the other; one that fails never stops the others.
+    /// Loads the models that are wanted at the start, one after the other; one that fails never stops the others.
     pub async fn load_all(&self) -> LoadSummary {
         let mut summary = LoadSummary::default();
-        match self.models.announce() {
-            Ok(names) => {
+        let Config { model_control_mode: mode, load_models, .. } = &self.config;
+        let all = *mode != ModelControlMode::Explicit || load_models.iter().any(|name| name == "*");
+        let wanted = |name: &str| all || load_models.iter().any(|wanted| wanted == name);
+        match self.models.announce(wanted) {
+            Ok(mut names) => {
+                if !all {
+                    // Also those that are not there, to say so.
+                    names.clone_from(load_models);
+                }
                 for name in names {
-                    match self.load(&name).await {
+                    match self.models.load(&name, Which::All, None).await {
                         Ok(()) => summary.ready.push(name),
                         Err(error) => summary.failed.push((name, error.message)),
                     }
@@ -141,20 +154,64 @@ impl Serve {
         summary
     }
 
-    /// Loads the newest version, beside the one that serves, and swaps it in. What fails leaves the old one.
+    /// Loads the versions that the model's policy wants, each beside what serves, and swaps them in. What fails
+    /// leaves the old one.
     ///
     /// # Errors
     /// `UnknownModel` when the repository has no such folder, `InvalidArgument` with the reason when the load
-    /// fails, `Unavailable` while the agent stops.
+    /// fails, `Unavailable` while the agent stops or when requests do not control the models.
     pub async fn load(&self, model: &str) -> Result<(), wire::Error> {
-        self.models.load(model).await
+        self.load_with(model, LoadParameters::default()).await
+    }
+
+    /// As [`Serve::load`], with what came with the request.
+    ///
+    /// # Errors
+    /// As [`Serve::load`], and `Unsupported` for the files of a model: they come by the repository only.
+    pub async fn load_with(&self, model: &str, parameters: LoadParameters) -> Result<(), wire::Error> {
+        self.check_explicit()?;
+        if let Some(file) = parameters.files.first() {
+            let text = format!("'{file}': a model's files are taken from the repository, not from a request");
+            return Err(wire::Error::new(wire::ErrorCode::Unsupported, text));
+        }
+        self.models.load(model, Which::All, parameters.config).await
+    }
+
+    /// Follows the repository until `shutdown` ends, where the mode is `poll`; returns at once where it is not.
+    pub async fn poll(&self, shutdown: impl Future<Output = ()>) {
+        if self.config.model_control_mode != ModelControlMode::Poll {
+            return;
+        }
+        let mut shutdown = pin!(shutdown);
+        let mut poller = Poller::default();
+        let interval = Duration::from_millis(self.config.poll_interval_ms.max(100));
+        while tokio::time::timeout(interval, &mut shutdown).await.is_err() {
+            self.models.poll_once(&mut poller).await;
+        }
+    }
+
+    /// What all loaded models were measured to take, also those that are ending.
+    pub fn memory(&self) -> Footprint {
+        self.models.memory()
+    }
+
+    /// In Triton's words.
+    fn check_explicit(&self) -> Result<(), wire::Error> {
+        let why = match self.config.model_control_mode {
+            ModelControlMode::Explicit => return Ok(()),
+            ModelControlMode::Poll => "explicit model load / unload is not allowed if polling is enabled",
+            ModelControlMode::None => "explicit model load / unload is not allowed in the mode 'none'",
+        };
+        Err(wire::Error::new(wire::ErrorCode::Unavailable, why))
     }
 
     /// Takes no more requests, finishes what is queued within `unload_budget_ms`, and frees the engine.
     ///
     /// # Errors
-    /// `UnknownModel` when nobody knows the model; one that is not loaded is fine.
+    /// `UnknownModel` when nobody knows the model; one that is not loaded is fine. `Unavailable` when requests do
+    /// not control the models.
     pub async fn unload(&self, model: &str) -> Result<(), wire::Error> {
+        self.check_explicit()?;
         self.models.unload(model).await
     }
 
@@ -171,9 +228,13 @@ impl Serve {
         self.models.index()
     }
 
-    /// The loaded models, by name.
+    /// The loaded versions, by name and number.
     pub fn models(&self) -> Vec<ModelView> {
-        self.models.serving().iter().map(|model| model.view()).collect()
+        let view = |model: &Arc<model::Model>| ModelView {
+            versions: self.models.versions(&model.name),
+            ..model.view()
+        };
+        self.models.serving().iter().map(view).collect()
     }
 
     /// Every version that was loaded since the start, by name and version.

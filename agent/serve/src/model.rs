@@ -4,15 +4,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use engine::{
-    BuildProgress, Engine, EngineThread, LoadError, Memory, PendingBuild, Placement, Provider, Signature,
+    BuildProgress, Engine, EngineThread, Footprint, LoadError, Memory, PendingBuild, Placement, Provider,
     States,
 };
 use wire::{Ran, chain};
 
 use crate::error::Error;
-use crate::schedule::{Bounds, Lost, ModelFeed, OnLost, Phase, Queue};
+use crate::model_config::Shown;
+use crate::models::Lease;
+use crate::schedule::{Bounds, Lost, ModelFeed, OnLost, Phase, Queue, Sequencing};
 use crate::stats::Stats;
-use crate::{BuildView, ModelConfig, ModelView, State};
+use crate::{BuildView, ModelConfig, ModelView, PriorityConfig, State};
 
 /// One loaded version: its queue, its engine thread, and what there is to know about it.
 ///
@@ -23,7 +25,8 @@ pub(crate) struct Model {
     pub(crate) name: Arc<str>,
     pub(crate) version: u64,
     pub(crate) dir: Arc<Path>,
-    pub(crate) signature: Arc<Signature>,
+    /// The tensors as clients give and take them.
+    pub(crate) shown: Arc<Shown>,
     pub(crate) config: Arc<ModelConfig>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) stats: Arc<Stats>,
@@ -31,7 +34,10 @@ pub(crate) struct Model {
     memory: Option<Arc<dyn Memory>>,
     /// Of every engine of this version, for a model that keeps state.
     states: Option<States>,
+    warnings: Arc<[String]>,
     threads: Mutex<Vec<EngineThread>>,
+    lease: Mutex<Option<Lease>>,
+    footprint: Footprint,
 }
 
 /// What a model is made of before it has a thread.
@@ -47,6 +53,9 @@ pub(crate) struct Parts {
     pub(crate) placement: Placement,
     /// That the engines are wrapped by; `None` for a model that keeps no state.
     pub(crate) states: Option<States>,
+    pub(crate) shown: Shown,
+    /// What it takes of the memory budget.
+    pub(crate) lease: Option<Lease>,
 }
 
 impl Model {
@@ -66,37 +75,38 @@ impl Model {
         engines: Vec<Box<dyn Engine>>,
         on_lost: OnLost,
     ) -> Result<Arc<Self>, Error> {
-        let Parts { name, version, dir, config, queue_limit: _, stats, placement, states } = parts;
+        let Parts { name, version, dir, config, queue_limit: _, stats, placement, states, shown, lease } =
+            parts;
         let queue = Arc::new(Queue::new(Arc::clone(&name), bounds, engines.len(), Arc::clone(&stats)));
         let placed = Arc::new(Placed::new(placement, Arc::clone(&stats)));
-        let first = engines.first();
-        let signature = Arc::new(first.map(|engine| engine.signature().clone()).unwrap_or_default());
-        let memory = first.and_then(|engine| engine.memory());
+        let memory = engines.first().and_then(|engine| engine.memory());
+        let shown = Arc::new(shown);
         let on_lost = Lost::new(on_lost);
         let mut threads = Vec::with_capacity(engines.len());
         for (index, engine) in engines.into_iter().enumerate() {
-            let (queue, signature, placed) =
-                (Arc::clone(&queue), Arc::clone(&signature), Arc::clone(&placed));
-            let feed = ModelFeed::new(queue, signature, placed, version, index, on_lost.clone());
+            let (queue, shown, placed) = (Arc::clone(&queue), Arc::clone(&shown), Arc::clone(&placed));
+            let feed = ModelFeed::new(queue, shown, placed, version, index, on_lost.clone());
             threads.push(EngineThread::spawn(&format!("engine-{name}"), engine, feed));
         }
-        let config = Arc::new(config);
         let threads: Result<Vec<_>, _> = threads.into_iter().collect();
         // Those that did start end with the model.
         let threads = threads.inspect_err(|_| queue.stop()).map_err(|source| Error::Thread { source })?;
-        let threads = Mutex::new(threads);
+        let warnings = config.warnings.iter().chain(&shown.warnings).cloned().collect();
         Ok(Arc::new(Self {
             name,
             version,
             dir,
-            signature,
-            config,
+            shown,
+            config: Arc::new(config),
             queue,
             stats,
             placed,
             memory,
             states,
-            threads,
+            warnings,
+            threads: Mutex::new(threads),
+            footprint: lease.as_ref().map(Lease::footprint).unwrap_or_default(),
+            lease: Mutex::new(lease),
         }))
     }
 
@@ -174,13 +184,29 @@ impl Model {
             name: Arc::clone(&self.name),
             version: self.version,
             state: self.state(),
-            signature: Arc::clone(&self.signature),
+            signature: Arc::clone(&self.shown.signature),
             config: Arc::clone(&self.config),
             placement: self.placed.placement(),
             building: self.placed.view(),
             versions: vec![self.version],
             dir: Arc::clone(&self.dir),
+            warnings: Arc::clone(&self.warnings),
+            footprint: self.footprint,
             memory: self.memory.clone(),
+        }
+    }
+
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Its engine is lost, or it will take no more requests: what it takes is not counted any more, or is counted
+    /// as memory that comes back.
+    pub(crate) fn leave(&self) {
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.queue.phase() {
+            Phase::Lost(_) => *lease = None,
+            _ => lease.iter().for_each(Lease::leaves),
         }
     }
 
@@ -203,19 +229,28 @@ pub(crate) fn instances(engine: Box<dyn Engine>, wanted: usize) -> Vec<Box<dyn E
     engines
 }
 
-/// What the model's settings ask of its queue.
-fn bounds(config: &ModelConfig, queue_limit: usize) -> Bounds {
-    Bounds {
-        limit: config.queue_limit.unwrap_or(queue_limit),
-        max_rows: config.max_batch_size,
-        delay: Duration::from_micros(config.batch_delay_us),
-        ..Bounds::default()
-    }
-}
-
 impl Drop for Model {
     fn drop(&mut self) {
         self.queue.stop();
+    }
+}
+
+/// What the model's settings ask of its queue.
+fn bounds(config: &ModelConfig, queue_limit: usize) -> Bounds {
+    let PriorityConfig { levels, default_level, default_queue, queues } = &config.priority;
+    let queue = |level: u32| queues.get(&level).copied().unwrap_or(*default_queue);
+    Bounds {
+        limit: config.queue_limit.unwrap_or(queue_limit),
+        max_rows: if config.dynamic_batching { config.max_batch_size } else { 0 },
+        delay: Duration::from_micros(config.batch_delay_us),
+        preferred: config.preferred_batch_sizes.clone(),
+        preserve_ordering: config.preserve_ordering,
+        levels: (1..=(*levels).max(1)).map(queue).collect(),
+        default_level: (*default_level).max(1),
+        sequencing: config.sequence.as_ref().map(|sequence| Sequencing {
+            max_idle: Duration::from_micros(sequence.max_idle_us),
+            max_sequences: sequence.max_sequences,
+        }),
     }
 }
 

@@ -11,6 +11,23 @@
 //! spinning = false                # idle threads spin; absent: the backend chooses
 //! device_memory_limit_bytes = 1073741824
 //! warmup = false                  # default true: one run with zeros before the model serves
+//! instances = 2                   # that run at the same time, at most 64
+//! isolation = "process"           # none | process; absent: the agent chooses
+//! versions = "all"                # which are served: "all", the latest n, or a list; default 1
+//! preferred_batch_sizes = [4, 8]  # a batch of such a size does not wait for more
+//! preserve_ordering = false       # replies leave in the order of their requests
+//!
+//! [priority]                      # level 1 goes first
+//! levels = 2
+//! default_level = 2               # of requests that name none
+//! default_queue = { max_queue_size = 32, default_timeout_us = 0, allow_timeout_override = true, timeout_action = "reject" }
+//! queues = { 1 = { max_queue_size = 8, timeout_action = "delay" } }
+//!
+//! [sequence]                      # a model that keeps state between the requests of a sequence
+//! max_idle_us = 5000000           # a sequence that is not continued for so long ends
+//! max_sequences = 100             # more at a time are refused
+//! state = [{ input = "h", output = "hn", shape = [2, 1, 64] }]
+//! controls = [{ input = "first", kind = "start", false_true = { fp32 = [0.0, 1.0] } }]
 //!
 //! [image]                         # how a photo becomes the input
 //! input = "image"
@@ -40,16 +57,41 @@
 //! ```
 //!
 //! A model without `max_batch_size` does not batch, even where its axes would allow it: only its owner knows
-//! whether rows are independent. This is Triton's default too.
+//! whether rows are independent. A folder with neither `model.toml` nor `config.pbtxt`, and a `config.pbtxt` that
+//! leaves inputs or outputs out, is completed as Triton does it ([`ModelConfig::complete`]).
+//!
+//! Beside a `config.pbtxt` ([`pbtxt`]) this file says only what Triton has no word for: a key that both say is an
+//! error that names both.
 
-use std::path::PathBuf;
+mod batching;
+mod fields;
+mod media;
+mod pbtxt;
+mod sequence;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod versions;
+mod warmup;
 
-use engine::{LoadOptions, Provider};
+use std::collections::BTreeSet;
+use std::path::{Component, Path};
+
+use engine::{Isolation, LoadOptions, Provider, Signature};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{Error, located};
 use crate::media_config::{EmbedConfig, TextConfig};
 
+pub use batching::{PriorityConfig, QueuePolicy, TimeoutAction};
+pub use media::{Channels, ClassifyConfig, DetectConfig, DetectKind, ImageConfig, Layout, Resize};
+pub use sequence::{ControlConfig, ControlKind, Flag, SequenceConfig, StateConfig};
+pub use tensors::TensorConfig;
+pub(crate) use tensors::{Shown, show};
+pub use versions::VersionPolicy;
+pub use warmup::{WarmupData, WarmupInput, WarmupSample};
+
+/// What is asked of a model, by `model.toml`, `config.pbtxt` or both.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
@@ -65,19 +107,67 @@ pub struct ModelConfig {
     pub spinning: Option<bool>,
     pub device_memory_limit_bytes: Option<u64>,
     pub warmup: bool,
+    /// Engines that run at the same time.
+    pub instances: usize,
+    #[serde(deserialize_with = "isolation")]
+    pub isolation: Option<Isolation>,
+    #[serde(rename = "versions")]
+    pub version_policy: VersionPolicy,
+    pub preferred_batch_sizes: Vec<usize>,
+    pub preserve_ordering: bool,
+    pub priority: PriorityConfig,
+    pub sequence: Option<SequenceConfig>,
     pub image: Option<ImageConfig>,
     pub classify: Option<ClassifyConfig>,
     pub detect: Option<DetectConfig>,
     pub text: Option<TextConfig>,
     pub embed: Option<EmbedConfig>,
+
+    /// Whether requests share batches. Only a `config.pbtxt` can set `max_batch_size` and no batcher.
+    #[serde(skip)]
+    pub dynamic_batching: bool,
+    /// As the clients see them; empty is as the model has them.
+    #[serde(skip)]
+    pub inputs: Vec<TensorConfig>,
+    #[serde(skip)]
+    pub outputs: Vec<TensorConfig>,
+    #[serde(skip)]
+    pub warmup_samples: Vec<WarmupSample>,
+    /// In a version's folder; `None` is `model.onnx`.
+    #[serde(skip)]
+    pub model_filename: Option<String>,
+    /// Devices that the model names by their number.
+    #[serde(skip)]
+    pub gpus: Vec<u32>,
+    #[serde(skip)]
+    pub source: Source,
+    /// Whether [`ModelConfig::complete`] has something to do.
+    #[serde(skip)]
+    pub completes: bool,
+    /// What of the configuration is not as its owner wrote it.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+/// Which files a configuration comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    #[default]
+    Nothing,
+    /// `model.toml`
+    Mast,
+    /// `config.pbtxt`, or the `config` parameter of a load request
+    Triton,
+    Both,
 }
 
 /// More are a typing error that would cost gigabytes, and minutes, before the load could fail.
 const MAX_THREADS: usize = 1024;
+const MAX_INSTANCES: usize = 64;
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        let LoadOptions { providers, require, threads, spinning, device_memory_limit_bytes, isolation: _ } =
+        let LoadOptions { providers, require, threads, spinning, device_memory_limit_bytes, isolation } =
             LoadOptions::default();
         Self {
             providers,
@@ -89,32 +179,138 @@ impl Default for ModelConfig {
             spinning,
             device_memory_limit_bytes,
             warmup: true,
+            instances: 1,
+            isolation,
+            version_policy: VersionPolicy::default(),
+            preferred_batch_sizes: Vec::new(),
+            preserve_ordering: false,
+            priority: PriorityConfig::default(),
+            sequence: None,
             image: None,
             classify: None,
             detect: None,
             text: None,
             embed: None,
+            dynamic_batching: true,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            warmup_samples: Vec::new(),
+            model_filename: None,
+            gpus: Vec::new(),
+            source: Source::Nothing,
+            completes: false,
+            warnings: Vec::new(),
         }
     }
 }
 
 impl ModelConfig {
+    /// Reads a `model.toml`.
+    ///
     /// # Errors
     /// [`Error::Parse`] with the line and the key.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let config: Self = toml::from_str(text).map_err(|error| located("model.toml", text, &error))?;
-        let refuse =
-            |detail: &str| Err(Error::Parse { what: "model.toml", line: None, detail: detail.to_owned() });
-        if config.providers.is_empty() {
+        let mut config: Self = toml::from_str(text).map_err(|error| located("model.toml", text, &error))?;
+        config.source = Source::Mast;
+        config.check().map_err(|detail| Error::Parse { what: "model.toml", line: None, detail })?;
+        Ok(config)
+    }
+
+    /// Reads the files of the model `name`: its `model.toml` and its `config.pbtxt`, where it has them.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] with the place and the key or field.
+    pub fn read(name: &str, toml: Option<&str>, pbtxt: Option<Pbtxt<'_>>) -> Result<Self, Error> {
+        let config = match toml {
+            Some(text) => Self::parse(text)?,
+            None => Self::default(),
+        };
+        let Some(pbtxt) = pbtxt else {
+            return Ok(Self { completes: toml.is_none(), ..config });
+        };
+        let (what, parsed) = match pbtxt {
+            Pbtxt::Text(text) => ("config.pbtxt", triton::config::parse(text)),
+            Pbtxt::Json(text) => ("the config parameter", triton::config::parse_json(text)),
+        };
+        let refuse = |detail| Error::Parse { what, line: None, detail };
+        let written = parsed.map_err(|error| refuse(error.to_string()))?;
+        let mut keys = BTreeSet::new();
+        if let Some(Ok(table)) = toml.map(str::parse::<toml::Table>) {
+            keys.extend(table.into_iter().map(|(key, _)| key));
+        }
+        let mut config = config;
+        pbtxt::apply(&mut config, &keys, name, written).map_err(refuse)?;
+        config.check().map_err(refuse)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let refuse = |detail: &str| Err(detail.to_owned());
+        if self.providers.is_empty() {
             return refuse("providers is empty: name at least one");
         }
-        if config.queue_limit == Some(0) {
+        if self.queue_limit == Some(0) {
             return refuse("queue_limit is 0: no request could ever be queued");
         }
-        if config.threads > MAX_THREADS {
-            return refuse(&format!("threads is {}: at most {MAX_THREADS}", config.threads));
+        if self.threads > MAX_THREADS {
+            return Err(format!("threads is {}: at most {MAX_THREADS}", self.threads));
         }
-        Ok(config)
+        if !(1..=MAX_INSTANCES).contains(&self.instances) {
+            return Err(format!("instances is {}: 1 to {MAX_INSTANCES}", self.instances));
+        }
+        let rows = if self.completes && self.max_batch_size == 0 { usize::MAX } else { self.max_batch_size };
+        if let Some(size) = self.preferred_batch_sizes.iter().find(|size| !(1..=rows).contains(*size)) {
+            return Err(format!("a preferred batch size is {size}: 1 to max_batch_size, {rows}"));
+        }
+        let divides = |image: &&ImageConfig| image.std.iter().all(|value| value.is_normal());
+        if let Some(image) = self.image.as_ref().filter(|image| !divides(image)) {
+            return Err(format!("[image] std is {:?}: pixels are divided by it", image.std));
+        }
+        self.version_policy.check()?;
+        self.priority.check(self.preserve_ordering)?;
+        self.sequence.as_ref().map_or(Ok(()), SequenceConfig::check)
+    }
+
+    /// Fills in what the files leave to the model, as Triton's ONNX Runtime backend does: where every tensor has a
+    /// dynamic first axis, `max_batch_size` 0 becomes `default_max_batch_size` (Triton: 4) and requests share
+    /// batches. The model's warnings say so, for only its owner knows whether rows are independent.
+    pub(crate) fn complete(&mut self, signature: &Signature, default_max_batch_size: usize) {
+        if self.completes && self.max_batch_size == 0 && signature.batches() && default_max_batch_size > 0 {
+            self.max_batch_size = default_max_batch_size;
+            self.warnings.push(format!(
+                "max_batch_size was completed to {default_max_batch_size}, as Triton does it: the first axis of \
+                 every tensor is dynamic. An empty model.toml serves requests one by one"
+            ));
+        }
+    }
+
+    /// The file with the names of an output's classes, relative to the model's folder.
+    pub fn labels(&self, output: &str) -> Option<&Path> {
+        let own =
+            self.outputs.iter().find(|tensor| tensor.name == output).and_then(|it| it.labels.as_deref());
+        let classify = || self.classify.as_ref().filter(|it| it.output == output)?.labels.as_deref();
+        own.or_else(classify)
+    }
+
+    /// Tensors that `[image]`, `[classify]` and `[detect]` name and the model does not have.
+    pub(crate) fn check_media(&self, signature: &Signature) -> Result<(), Error> {
+        let detect = self.detect.iter().flat_map(|it| it.scores.iter().chain(&it.boxes));
+        let outputs = self.classify.iter().map(|it| ("[classify]", &it.output));
+        let outputs = outputs.chain(detect.map(|name| ("[detect]", name)));
+        let inputs = self.image.iter().map(|it| ("[image]", &it.input));
+        for (specs, names) in
+            [(&signature.inputs, inputs.collect::<Vec<_>>()), (&signature.outputs, outputs.collect())]
+        {
+            for (section, name) in names {
+                if !specs.iter().any(|spec| spec.name == *name) {
+                    let known: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
+                    let known = known.join(", ");
+                    let detail = format!("{section} names '{name}', but the model has {known}");
+                    return Err(Error::Misfit { detail });
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn load_options(&self) -> LoadOptions {
@@ -124,103 +320,26 @@ impl ModelConfig {
             threads: self.threads,
             spinning: self.spinning,
             device_memory_limit_bytes: self.device_memory_limit_bytes,
-            isolation: None,
+            isolation: self.isolation,
         }
     }
 }
 
-/// How a photo becomes the model's input.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageConfig {
-    pub input: String,
-    pub width: u32,
-    pub height: u32,
-    #[serde(default)]
-    pub layout: Layout,
-    #[serde(default)]
-    pub channels: Channels,
-    #[serde(default)]
-    pub resize: Resize,
-    /// Subtracted from values of 0 to 255, in the order of `channels`.
-    #[serde(default)]
-    pub mean: [f32; 3],
-    #[serde(default = "ones")]
-    pub std: [f32; 3],
+/// Triton's configuration of a model, in one of its two forms.
+#[derive(Debug, Clone, Copy)]
+pub enum Pbtxt<'a> {
+    Text(&'a str),
+    Json(&'a str),
 }
 
-fn ones() -> [f32; 3] {
-    [1.0; 3]
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layout {
-    #[default]
-    Nchw,
-    Nhwc,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Channels {
-    #[default]
-    Rgb,
-    Bgr,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Resize {
-    /// The shorter side to the size, then the centre.
-    #[default]
-    Crop,
-    /// Both sides to the size, whatever the aspect.
-    Stretch,
-    /// The longer side to the size, the rest black.
-    Letterbox,
-}
-
-/// How an output becomes classes.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClassifyConfig {
-    pub output: String,
-    /// Relative to the model's folder.
-    pub labels: Option<PathBuf>,
-    /// Whether the output still needs a softmax.
-    #[serde(default)]
-    pub softmax: bool,
-    #[serde(default = "five")]
-    pub top: usize,
-}
-
-fn five() -> usize {
-    5
-}
-
-/// How outputs become boxes.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DetectConfig {
-    pub kind: DetectKind,
-    pub labels: Option<PathBuf>,
-    /// Pixels of the input per cell, one per head.
-    pub strides: Vec<u32>,
-    /// Outputs `[1, cells, classes]`, one per stride.
-    pub scores: Vec<String>,
-    /// Outputs `[1, cells, 4 * (reg_max + 1)]`, one per stride.
-    pub boxes: Vec<String>,
-    pub reg_max: u32,
-    pub score_threshold: f32,
-    pub iou_threshold: f32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DetectKind {
-    /// Class scores and box edges as distributions over distances, per stride.
-    Nanodet,
+/// A name from a configuration that stays in the folder it is joined to.
+fn file_name(field: &str, name: &str) -> Result<String, String> {
+    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    if inside && !name.is_empty() && !name.contains('\0') {
+        Ok(name.to_owned())
+    } else {
+        Err(format!("{field} is '{}': it must be a file in the model's folder", name.escape_default()))
+    }
 }
 
 fn providers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Provider>, D::Error> {
@@ -233,42 +352,15 @@ fn provider<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Provide
     name.map(|name| parse_provider(&name)).transpose()
 }
 
-fn parse_provider<E: de::Error>(name: &str) -> Result<Provider, E> {
-    name.parse().map_err(|error| E::custom(format!("`{name}` is {error}")))
+fn isolation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Isolation>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    let parse = |name: String| {
+        let known = [Isolation::None, Isolation::Process].into_iter().find(|it| it.name() == name);
+        known.ok_or_else(|| de::Error::custom(format!("`{name}` is no isolation: expected none or process")))
+    };
+    name.map(parse).transpose()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_names_the_key_and_the_line() {
-        let check = |text: &str, expected: &[&str]| {
-            let error = ModelConfig::parse(text).unwrap_err().to_string();
-            for part in expected {
-                assert!(error.contains(part), "{text:?} gave {error:?}");
-            }
-        };
-        check("threads = 1\nmax_batchsize = 4\n", &["max_batchsize", "line 2"]);
-        check("providers = [\"rocm\"]", &["rocm", "line 1", "tensorrt, cuda, wgpu or cpu"]);
-        check("require = \"gpu\"", &["gpu", "line 1"]);
-        check("providers = []", &["providers"]);
-        check("queue_limit = 0", &["queue_limit"]);
-        check("threads = 100000", &["threads", "at most 1024"]);
-        check("\n[image]\ninput = \"x\"\nwidth = 1\nheight = 1\nbgr = true", &["bgr", "line 6"]);
-    }
-
-    #[test]
-    fn the_example_of_the_module_doc_is_valid() {
-        let doc: String = include_str!("model_config.rs")
-            .lines()
-            .skip_while(|line| !line.contains("```toml"))
-            .skip(1)
-            .take_while(|line| !line.contains("```"))
-            .map(|line| format!("{}\n", line.trim_start_matches("//!")))
-            .collect();
-        let config = ModelConfig::parse(&doc).unwrap();
-        assert_eq!((config.max_batch_size, config.detect.unwrap().strides.len()), (8, 3));
-        assert_eq!(ModelConfig::parse("").unwrap(), ModelConfig::default());
-    }
+fn parse_provider<E: de::Error>(name: &str) -> Result<Provider, E> {
+    name.parse().map_err(|error| E::custom(format!("`{name}` is {error}")))
 }

@@ -33,7 +33,7 @@ use crate::admit::retry_after;
 use crate::reply::deadline_exceeded;
 use crate::stats::{Now, Reason, Stats};
 
-pub(crate) use bounds::{Bounds, Terms};
+pub(crate) use bounds::{Bounds, Sequencing, Terms};
 pub(crate) use feed::{Lost, ModelFeed, OnLost};
 pub(crate) use ticket::{Gone, Key, Place, Ticket};
 

@@ -5,6 +5,7 @@ mod instances;
 mod life_cycle;
 mod overload;
 mod path;
+mod repository;
 mod sequences;
 
 use std::fs::{self, File};

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{BufferMut, Memory, Placement, Provider, Signature};
+use engine::{BufferMut, Footprint, Memory, Placement, Provider, Signature};
 
 use crate::ModelConfig;
 
@@ -46,14 +46,19 @@ pub struct ModelView {
     pub name: Arc<str>,
     pub version: u64,
     pub state: State,
+    /// As clients see it: with the dims of `config.pbtxt`, and without what the agent gives itself.
     pub signature: Arc<Signature>,
     pub config: Arc<ModelConfig>,
     pub placement: Arc<Placement>,
     pub building: Option<BuildView>,
-    /// The versions that are served: one, the newest at the time of the load.
+    /// The versions that are served, ascending.
     pub versions: Vec<u64>,
     /// The model's folder, which holds `model.toml` and label files.
     pub dir: Arc<Path>,
+    /// What of the configuration is not as its owner wrote it.
+    pub warnings: Arc<[String]>,
+    /// What the model was measured to take.
+    pub footprint: Footprint,
     /// Where the engine reads its inputs in place.
     pub memory: Option<Arc<dyn Memory>>,
 }
@@ -100,4 +105,13 @@ pub struct Pressure {
     pub buffered_limit_bytes: u64,
     /// Accepted and not answered yet, over all models.
     pub pending_requests: u64,
+}
+
+/// What may come with a request to load a model (Triton, "model repository extension", Load).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadParameters {
+    /// `config`: a model configuration as JSON, which stands for `config.pbtxt` until the next load.
+    pub config: Option<String>,
+    /// The names of parameters `file:…`, which are refused.
+    pub files: Vec<String>,
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use super::Models;
+use super::{Models, Which};
 use crate::schedule::{OnLost, Phase};
 
 /// Loads by ourselves until somebody asks for one again.
@@ -30,8 +30,7 @@ fn reload(models: &Weak<Models>, name: &str) {
         let attempt = {
             let mut slots = models.write();
             let Some(slot) = slots.get_mut(name) else { return };
-            let lost =
-                slot.serving.as_ref().is_some_and(|model| matches!(model.queue.phase(), Phase::Lost(_)));
+            let lost = slot.serving.values().any(|model| matches!(model.queue.phase(), Phase::Lost(_)));
             // Somebody else loaded or unloaded it meanwhile.
             if !lost || slot.recoveries == ATTEMPTS {
                 return;
@@ -39,7 +38,7 @@ fn reload(models: &Weak<Models>, name: &str) {
             slot.recoveries += 1;
             slot.recoveries
         };
-        if models.draining.load(Ordering::SeqCst) || models.load_now(name).is_ok() {
+        if models.draining.load(Ordering::SeqCst) || models.load_now(name, Which::Lost, None).is_ok() {
             return;
         }
         drop(_turn);

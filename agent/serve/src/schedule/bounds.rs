@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+pub(crate) use crate::{QueuePolicy, TimeoutAction};
+
 /// How one version's requests are queued and how its batches are formed.
 #[derive(Debug, Clone)]
 pub(crate) struct Bounds {
@@ -38,45 +40,6 @@ impl Default for Bounds {
             sequencing: None,
         }
     }
-}
-
-/// What holds for the requests of one level (Triton, `ModelQueuePolicy`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct QueuePolicy {
-    /// Requests of this level that may wait; `None` leaves it to the limit of the whole queue.
-    pub(crate) max_queue_size: Option<usize>,
-    /// How long a request waits that sets no timeout, or may not; 0 is as long as it takes.
-    pub(crate) default_timeout_us: u64,
-    /// Whether a request's own timeout counts where it is shorter than the default. Triton ignores it where there
-    /// is no default at all; here the client is believed.
-    pub(crate) allow_timeout_override: bool,
-    pub(crate) timeout_action: TimeoutAction,
-}
-
-/// Of a model that says nothing of its queue: the client's timeout, and only that, is kept.
-impl Default for QueuePolicy {
-    fn default() -> Self {
-        Self {
-            max_queue_size: None,
-            default_timeout_us: 0,
-            allow_timeout_override: true,
-            timeout_action: TimeoutAction::Reject,
-        }
-    }
-}
-
-/// What happens to a request that waited for its timeout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum TimeoutAction {
-    /// It is answered with an error, at that time and without having run.
-    #[default]
-    Reject,
-    /// It goes behind all requests of its level that are in time, and runs whenever there are none.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "no model asks for it until the settings have the word")
-    )]
-    Delay,
 }
 
 /// How many sequences a model keeps, and how long.

@@ -3,12 +3,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Batch, EngineError, Feed, Member, MemberId, Outputs, Signature, Step, Work};
+use engine::{Batch, EngineError, Feed, Member, MemberId, Outputs, Step, Tensor, Work};
 use wire::{Error, ErrorCode, NamedTensor, Part, Ran, Timings};
 
 use super::{Instance, Place, Queue, Taken, Ticket};
 use crate::admit::retry_after;
 use crate::model::Placed;
+use crate::model_config::Shown;
 use crate::reply::deadline_exceeded;
 use crate::stats::Success;
 
@@ -35,7 +36,7 @@ impl Lost {
 /// An engine thread's view of its model: takes batches from the queue and answers the tickets.
 pub(crate) struct ModelFeed {
     queue: Arc<Queue>,
-    signature: Arc<Signature>,
+    shown: Arc<Shown>,
     placed: Arc<Placed>,
     version: u64,
     pub(super) instance: Instance,
@@ -65,7 +66,7 @@ pub(super) enum Outcome {
 impl ModelFeed {
     pub(crate) fn new(
         queue: Arc<Queue>,
-        signature: Arc<Signature>,
+        shown: Arc<Shown>,
         placed: Arc<Placed>,
         version: u64,
         index: usize,
@@ -73,7 +74,7 @@ impl ModelFeed {
     ) -> Self {
         Self {
             queue,
-            signature,
+            shown,
             version,
             instance: Instance { index, generation: 0 },
             ran: placed.ran(),
@@ -201,15 +202,15 @@ impl ModelFeed {
     }
 
     fn named(&self, wanted: &[usize], outputs: Outputs) -> Vec<NamedTensor> {
-        let specs = &self.signature.outputs;
-        if wanted.is_empty() {
-            let named = specs.iter().zip(outputs);
-            return named.map(|(spec, tensor)| NamedTensor { name: spec.name.clone(), tensor }).collect();
-        }
-        let one = |index: &usize| {
-            let (spec, tensor) = (specs.get(*index)?, outputs.get(*index)?);
-            Some(NamedTensor { name: spec.name.clone(), tensor: tensor.clone() })
+        let specs = &self.shown.signature.outputs;
+        let named = |(index, tensor): (usize, Tensor)| {
+            let name = specs.get(index)?.name.clone();
+            Some(NamedTensor { name, tensor: self.shown.leave(index, tensor) })
         };
+        if wanted.is_empty() {
+            return outputs.into_iter().enumerate().filter_map(named).collect();
+        }
+        let one = |index: &usize| named((*index, outputs.get(*index)?.clone()));
         wanted.iter().filter_map(one).collect()
     }
 

@@ -10,6 +10,7 @@ use super::take::Polled;
 use super::*;
 use crate::admit::Budget;
 use crate::model::Placed;
+use crate::model_config::Shown;
 use crate::reply;
 use crate::{Reply, stats};
 
@@ -39,15 +40,15 @@ impl Driven {
         stats.loaded(Duration::ZERO, 0, placed.ran());
         let queue = Arc::new(Queue::new(Arc::from("m"), bounds, instances, Arc::clone(&stats)));
         let signature = Arc::new(engine::Engine::signature(&engine).clone());
+        let shown = Arc::new(Shown { signature, ..Shown::default() });
         let lost = Arc::<AtomicUsize>::default();
         let told = Arc::clone(&lost);
         let on_lost = Lost::new(Box::new(move || {
             told.fetch_add(1, Ordering::SeqCst);
         }));
         let feed = |index| {
-            let (queue, signature, placed) =
-                (Arc::clone(&queue), Arc::clone(&signature), Arc::clone(&placed));
-            Some(ModelFeed::new(queue, signature, placed, 1, index, on_lost.clone()))
+            let (queue, shown, placed) = (Arc::clone(&queue), Arc::clone(&shown), Arc::clone(&placed));
+            Some(ModelFeed::new(queue, shown, placed, 1, index, on_lost.clone()))
         };
         let feeds = (0..instances).map(feed).collect();
         let running = (0..instances).map(|_| None).collect();

@@ -9,6 +9,7 @@ use crate::ModelConfig;
 use crate::admit::Budget;
 use crate::infer::ticket;
 use crate::model::{Model, Parts, instances};
+use crate::model_config::Shown;
 use crate::schedule::bounds::{Bounds, QueuePolicy, TimeoutAction};
 use crate::stats::Stats;
 
@@ -34,11 +35,13 @@ impl Bounded {
             name: Arc::from("m"),
             version: 1,
             dir: Arc::from(Path::new("")),
-            config: ModelConfig::default(),
+            config: ModelConfig { max_batch_size: bounds.max_rows, ..ModelConfig::default() },
             queue_limit: bounds.limit,
             stats: Arc::<Stats>::default(),
             placement: engine.placement().clone(),
             states: states.clone(),
+            shown: Shown { signature: Arc::new(engine.signature().clone()), ..Shown::default() },
+            lease: None,
         };
         let lost = Arc::<AtomicU64>::default();
         let told = Arc::clone(&lost);

@@ -164,7 +164,7 @@ async fn an_unload_does_not_wait_for_members_that_cannot_come() {
 async fn a_model_that_is_being_loaded_is_worth_coming_back_for() {
     let agent = Agent::new(FakeScript::default(), "").await;
     add_version(agent.root.path(), "late", 1);
-    agent.serve.models.announce().unwrap();
+    agent.serve.models.announce(|_| true).unwrap();
     for version in [None, Some(1)] {
         let error =
             agent.send(Request { model: "late".to_owned(), version, ..request(1.0) }).await.unwrap_err();
