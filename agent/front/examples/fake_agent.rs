@@ -23,14 +23,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let backend = Arc::new(FakeBackend::new(FakeScript::default()));
     let serve = Serve::new(serving, Policy::local(), vec![backend]);
     let any = (Ipv4Addr::LOCALHOST, 0).into();
-    let bound = bind(Config { http: any, metrics: any, ..Config::default() }).await?;
+    let bound = bind(Config { http: any, grpc: any, metrics: any, ..Config::default() }).await?;
     let addresses = bound.addresses();
     serve.load_all().await;
     let (_shutdown, requested) = watch::channel(false);
     let _running = bound.serve(&serve, None, &requested);
     #[expect(clippy::print_stdout, reason = "the addresses are what this program prints")]
     {
-        println!("{} {}", addresses.http, addresses.metrics);
+        println!("{} {} {}", addresses.http, addresses.grpc, addresses.metrics);
     }
     std::future::pending().await
 }

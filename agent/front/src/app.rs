@@ -9,11 +9,31 @@ use std::time::{Duration, SystemTime};
 
 use serve::{ModelView, Serve};
 
-use crate::Config;
 use crate::config::DefaultLabels;
+use crate::plans::Plans;
+use crate::{Config, LogLevel, Traces};
 
 /// What the agent says about itself on `GET /control/status`.
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// What the agent gives the control socket.
+pub struct Control {
+    pub status: Status,
+    pub log_level: Option<LogLevel>,
+    pub traces: Option<Traces>,
+}
+
+impl From<Status> for Control {
+    fn from(status: Status) -> Self {
+        Self { status, log_level: None, traces: None }
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
 
 /// Appends lines in the Prometheus text format to `GET /metrics`.
 pub type MoreMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
@@ -27,8 +47,14 @@ pub(crate) struct App {
     pub(crate) repository_control: bool,
     pub(crate) status: Option<Status>,
     pub(crate) metrics: Option<MoreMetrics>,
+    pub(crate) log_level: Option<LogLevel>,
+    /// Where nothing listens, a request costs nothing more.
+    pub(crate) traces: Option<Traces>,
     /// Requests whose labels could not be read, which the policy therefore never saw.
     pub(crate) unread_labels: AtomicU64,
+    pub(crate) plans: Plans,
+    /// Unix seconds.
+    pub(crate) started_unix: u64,
     label_files: LabelFiles,
 }
 
@@ -41,10 +67,14 @@ impl App {
             body_limit: config.body_limit_bytes,
             body_time: Duration::from_millis(config.body_timeout_ms),
             labels,
-            repository_control: config.repository_control(),
+            repository_control: config.repository_control(config.http),
             status: None,
             metrics: None,
+            log_level: None,
+            traces: None,
             unread_labels: AtomicU64::new(0),
+            plans: Plans::default(),
+            started_unix: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             label_files: LabelFiles::default(),
         }
     }

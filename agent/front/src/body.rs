@@ -7,18 +7,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::StatusCode;
-use bytes::{Bytes, BytesMut};
-use engine::BufferMut;
+use bytes::{Buf as _, Bytes, BytesMut};
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use serve::{ModelView, Reservation, Serve};
+use serve::{Reservation, Serve};
 use tokio::time::{Instant, timeout_at};
 use wire::{Error, ErrorCode};
-
-use crate::decode::Room;
-use crate::fault::Fault;
 
 /// An unread body up to this many bytes is worth reading to keep the connection.
 const DRAIN_BELOW: u64 = 64 << 10;
@@ -33,20 +28,19 @@ pub(crate) enum Encoding {
 
 /// The part of the byte budget that a request has, and how much of it is spent.
 #[derive(Debug)]
-pub(crate) struct Budget<'a> {
-    view: &'a ModelView,
+pub(crate) struct Budget {
     reservation: Reservation,
     /// Reserved and not spent yet.
     ahead: u64,
 }
 
-impl<'a> Budget<'a> {
-    /// Refused here, the body has not been read.
-    pub(crate) fn reserve(serve: &Serve, view: &'a ModelView, bytes: u64) -> Result<Self, Error> {
-        Ok(Self { view, reservation: serve.reserve(bytes)?, ahead: bytes })
+impl Budget {
+    /// Room for `bytes` that are about to be read. Refused here, they have not been.
+    pub(crate) fn reserve(serve: &Serve, bytes: u64) -> Result<Self, Error> {
+        Ok(Self { reservation: serve.reserve(bytes)?, ahead: bytes })
     }
 
-    fn spend(&mut self, bytes: usize) -> Result<(), Error> {
+    pub(crate) fn spend(&mut self, bytes: usize) -> Result<(), Error> {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         match self.ahead.checked_sub(bytes) {
             Some(left) => self.ahead = left,
@@ -63,11 +57,30 @@ impl<'a> Budget<'a> {
     }
 }
 
-impl Room for Budget<'_> {
-    fn take(&mut self, bytes: usize) -> Result<BufferMut, Error> {
-        self.spend(bytes)?;
-        Ok(self.view.allocate(bytes))
+/// Why a body cannot be read on.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// It did not arrive in time.
+    Late,
+    /// It ended too early, or its framing is broken.
+    Malformed,
+    Refused(Error),
+}
+
+impl ReadError {
+    pub(crate) const LATE: &str = "the body did not arrive in time (body_timeout_ms)";
+    pub(crate) const MALFORMED: &str = "the body is malformed or ended too early";
+}
+
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
     }
+}
+
+pub(crate) fn over_limit(limit: u64) -> Error {
+    let text = format!("the body is over the limit of {limit} bytes (body_limit_bytes)");
+    Error::new(ErrorCode::TooLarge, text)
 }
 
 /// A body that is read piece by piece. Pieces are views into the connection's read buffer.
@@ -78,14 +91,15 @@ pub(crate) struct Reader {
     /// What may still come before the body is over the limit.
     allowance: u64,
     limit: u64,
-    deadline: Instant,
+    /// `None`: a stream that waits for its next message.
+    deadline: Option<Instant>,
     ended: bool,
 }
 
 impl Reader {
     pub(crate) fn new(body: Body, limit: u64, time: Duration) -> Self {
         let ended = body.is_end_stream();
-        let deadline = Instant::now() + time;
+        let deadline = Some(Instant::now() + time);
         Self { body, pending: Bytes::new(), allowance: limit, limit, deadline, ended }
     }
 
@@ -101,32 +115,28 @@ impl Reader {
     }
 
     pub(crate) fn over_limit(&self) -> Error {
-        let limit = self.limit;
-        Error::new(
-            ErrorCode::TooLarge,
-            format!("the body is over the limit of {limit} bytes (body_limit_bytes)"),
-        )
+        over_limit(self.limit)
     }
 
     /// Makes `pending` non-empty; false at the end of the body.
-    async fn advance(&mut self) -> Result<bool, Fault> {
+    async fn advance(&mut self) -> Result<bool, ReadError> {
         while self.pending.is_empty() {
             if self.ended {
                 return Ok(false);
             }
-            let frame = timeout_at(self.deadline, self.body.frame()).await.map_err(|_| {
-                Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time (body_timeout_ms)")
-            })?;
+            let frame = match self.deadline {
+                Some(deadline) => {
+                    timeout_at(deadline, self.body.frame()).await.map_err(|_| ReadError::Late)?
+                }
+                None => self.body.frame().await,
+            };
             match frame {
                 None => self.ended = true,
-                Some(Err(_)) => {
-                    return Err(Error::invalid("the body is malformed or ended too early").into());
-                }
+                Some(Err(_)) => return Err(ReadError::Malformed),
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    self.allowance =
-                        self.allowance.checked_sub(length).ok_or_else(|| Fault::from(self.over_limit()))?;
+                    self.allowance = self.allowance.checked_sub(length).ok_or_else(|| self.over_limit())?;
                     self.pending = data;
                 }
             }
@@ -138,8 +148,8 @@ impl Reader {
     pub(crate) async fn take(
         &mut self,
         length: usize,
-        budget: &mut Budget<'_>,
-    ) -> Result<Option<Bytes>, Fault> {
+        budget: &mut Budget,
+    ) -> Result<Option<Bytes>, ReadError> {
         if length > 0 && !self.advance().await? {
             return Ok(None);
         }
@@ -160,7 +170,7 @@ impl Reader {
     }
 
     /// All that is left, in one piece.
-    pub(crate) async fn rest(&mut self, budget: &mut Budget<'_>) -> Result<Bytes, Fault> {
+    pub(crate) async fn rest(&mut self, budget: &mut Budget) -> Result<Bytes, ReadError> {
         if !self.advance().await? {
             return Ok(Bytes::new());
         }
@@ -180,7 +190,7 @@ impl Reader {
     }
 
     /// Fills `place` from the body; how many bytes it lacks at the end of the body.
-    pub(crate) async fn fill(&mut self, mut place: &mut [u8]) -> Result<usize, Fault> {
+    pub(crate) async fn fill(&mut self, mut place: &mut [u8]) -> Result<usize, ReadError> {
         while !place.is_empty() {
             if !self.advance().await? {
                 break;
@@ -193,13 +203,51 @@ impl Reader {
         Ok(place.len())
     }
 
+    /// Appends `length` bytes; how many the body lacks.
+    pub(crate) async fn append(
+        &mut self,
+        mut length: usize,
+        out: &mut Vec<u8>,
+        budget: &mut Budget,
+    ) -> Result<usize, ReadError> {
+        while length > 0 && self.advance().await? {
+            let piece = self.pending.split_to(self.pending.len().min(length));
+            budget.spend(piece.len())?;
+            out.extend_from_slice(&piece);
+            length -= piece.len();
+        }
+        Ok(length)
+    }
+
+    /// Throws `length` bytes away; how many the body lacks.
+    pub(crate) async fn skip(&mut self, mut length: u64) -> Result<u64, ReadError> {
+        while length > 0 && self.advance().await? {
+            let piece = usize::try_from(length).unwrap_or(usize::MAX).min(self.pending.len());
+            self.pending.advance(piece);
+            length -= u64::try_from(piece).unwrap_or(u64::MAX);
+        }
+        Ok(length)
+    }
+
+    /// What follows is judged by its own length, and has until `deadline`.
+    pub(crate) fn renew(&mut self, deadline: Option<Instant>) {
+        self.allowance = u64::MAX;
+        self.deadline = deadline;
+    }
+
+    /// The next byte; `None` at the end of the body.
+    pub(crate) async fn byte(&mut self) -> Result<Option<u8>, ReadError> {
+        let more = !self.pending.is_empty() || self.advance().await?;
+        Ok(more.then(|| self.pending.get_u8()))
+    }
+
     /// Whether the body has nothing more.
-    pub(crate) async fn is_empty(&mut self) -> Result<bool, Fault> {
+    pub(crate) async fn is_empty(&mut self) -> Result<bool, ReadError> {
         Ok(!self.advance().await?)
     }
 
     /// Unpacks the rest of the body. The result is read as if it had been sent plain.
-    pub(crate) async fn unpack(&mut self, encoding: Encoding, budget: &mut Budget<'_>) -> Result<(), Fault> {
+    pub(crate) async fn unpack(&mut self, encoding: Encoding, budget: &mut Budget) -> Result<(), ReadError> {
         if encoding == Encoding::Identity {
             return Ok(());
         }

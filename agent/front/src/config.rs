@@ -11,6 +11,8 @@ use crate::Error;
 pub struct Config {
     /// KServe v2 REST.
     pub http: SocketAddr,
+    /// `inference.GRPCInferenceService` and `grpc.health.v1.Health`.
+    pub grpc: SocketAddr,
     /// `GET /metrics`.
     pub metrics: SocketAddr,
     /// Needed for an address other than loopback: there is no TLS.
@@ -28,8 +30,8 @@ pub struct Config {
     pub connection_limit: usize,
     /// For requests that do not carry the label headers.
     pub labels: DefaultLabels,
-    /// Whether `/v2/repository/models/{m}/load` and `unload` answer on `http`. Not stated: only where `http` is
-    /// a loopback address. The control socket always answers.
+    /// Whether `/v2/repository/models/{m}/load` and `unload` answer on `http`, and the same calls on `grpc`. Not
+    /// stated: where the listener's address is loopback. The control socket always answers.
     pub allow_repository_control: Option<bool>,
 }
 
@@ -48,6 +50,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             http: (Ipv4Addr::LOCALHOST, 8000).into(),
+            grpc: (Ipv4Addr::LOCALHOST, 8001).into(),
             metrics: (Ipv4Addr::LOCALHOST, 8002).into(),
             insecure_listen: false,
             body_limit_bytes: 64 << 20,
@@ -76,7 +79,7 @@ impl Config {
     /// # Errors
     /// [`Error::Exposed`] and [`Error::TooSmall`], with the key to change.
     pub fn validate(&self) -> Result<(), Error> {
-        for (listener, address) in [("http", self.http), ("metrics", self.metrics)] {
+        for (listener, address) in [("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)] {
             if !self.insecure_listen && !address.ip().is_loopback() {
                 return Err(Error::Exposed { listener, address });
             }
@@ -96,8 +99,8 @@ impl Config {
         Ok(())
     }
 
-    pub(crate) fn repository_control(&self) -> bool {
-        self.allow_repository_control.unwrap_or_else(|| self.http.ip().is_loopback())
+    pub(crate) fn repository_control(&self, listener: SocketAddr) -> bool {
+        self.allow_repository_control.unwrap_or_else(|| listener.ip().is_loopback())
     }
 }
 
@@ -121,6 +124,7 @@ mod tests {
         check("http = \"[::1]:0\"", None);
         check("http = \"0.0.0.0:8000\"", Some("insecure_listen = true"));
         check("metrics = \"192.0.2.1:8002\"", Some("metrics"));
+        check("grpc = \"0.0.0.0:8001\"", Some("grpc"));
         check("http = \"0.0.0.0:8000\"\ninsecure_listen = true", None);
         check("body_limit_bytes = 0", Some("body_limit_bytes"));
         check("connection_limit = 0", Some("connection_limit"));
@@ -130,7 +134,7 @@ mod tests {
     fn control_is_for_loopback_unless_stated() {
         let check = |text: &str, allowed: bool| {
             let config: Config = toml::from_str(text).unwrap();
-            assert_eq!(config.repository_control(), allowed, "{text}");
+            assert_eq!(config.repository_control(config.http), allowed, "{text}");
         };
         check("", true);
         check("http = \"0.0.0.0:8000\"", false);

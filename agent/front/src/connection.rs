@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::Config;
+use crate::http2;
 use crate::socket::Socket;
 
 /// The longest header of a request. It is also the most a connection reads ahead, which is memory outside the
@@ -36,6 +37,15 @@ pub(crate) struct Limits {
     connections: usize,
     header_time: Duration,
     write_time: Duration,
+    protocol: Protocol,
+}
+
+/// What is spoken on a listener; nothing is negotiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    /// With prior knowledge, as gRPC clients speak it.
+    Http2,
 }
 
 impl Limits {
@@ -44,7 +54,12 @@ impl Limits {
             connections: config.connection_limit,
             header_time: Duration::from_millis(config.header_timeout_ms),
             write_time: Duration::from_millis(config.write_timeout_ms),
+            protocol: Protocol::Http1,
         }
+    }
+
+    pub(crate) fn http2(self) -> Self {
+        Self { protocol: Protocol::Http2, ..self }
     }
 }
 
@@ -57,8 +72,6 @@ pub(crate) async fn accept<L: Listener>(
     open: Arc<AtomicUsize>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_time).max_buf_size(HEADER_LIMIT_BYTES);
     let mut connections = JoinSet::new();
     let mut turned_away = JoinSet::new();
     loop {
@@ -74,12 +87,16 @@ pub(crate) async fn accept<L: Listener>(
         let socket = Socket::new(stream, limits.write_time);
         if connections.len() >= limits.connections {
             if turned_away.len() < TURNED_AWAY_LIMIT {
-                turned_away.spawn(turn_away(socket));
+                let said = match limits.protocol {
+                    Protocol::Http1 => TURNED_AWAY,
+                    Protocol::Http2 => http2::TURNED_AWAY,
+                };
+                turned_away.spawn(turn_away(socket, said));
             }
             continue;
         }
         let place = Place::new(&open);
-        connections.spawn(serve(socket, builder.clone(), router.clone(), shutdown.clone(), place));
+        connections.spawn(serve(socket, limits.clone(), router.clone(), shutdown.clone(), place));
     }
     drop(listener);
     while let Some(ended) = connections.join_next().await {
@@ -95,19 +112,15 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     socket: Socket<S>,
-    builder: http1::Builder,
+    limits: Limits,
     router: Router,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
     _place: Place,
 ) {
-    let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = requested(&mut shutdown) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let ended = match limits.protocol {
+        Protocol::Http1 => serve_http1(socket, limits.header_time, router, shutdown).await,
+        Protocol::Http2 => {
+            http2::serve(socket, limits.header_time, limits.write_time, router, shutdown).await
         }
     };
     if let Err(error) = ended {
@@ -116,9 +129,29 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>) {
+async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    socket: Socket<S>,
+    header_time: Duration,
+    router: Router,
+    mut shutdown: watch::Receiver<bool>,
+) -> hyper::Result<()> {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(header_time).max_buf_size(HEADER_LIMIT_BYTES);
+    let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = requested(&mut shutdown) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>, reason: &[u8]) {
     let said = timeout(TURNED_AWAY_TIME, async {
-        socket.write_all(TURNED_AWAY).await?;
+        socket.write_all(reason).await?;
         socket.shutdown().await
     });
     if !matches!(said.await, Ok(Ok(()))) {
@@ -126,7 +159,7 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>) {
     }
 }
 
-async fn requested(shutdown: &mut watch::Receiver<bool>) {
+pub(crate) async fn requested(shutdown: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is a request too.
     shutdown.wait_for(|requested| *requested).await.ok();
 }

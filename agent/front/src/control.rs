@@ -13,15 +13,16 @@ use serve::{
 };
 
 use crate::app::App;
+use crate::fault::Fault;
 use crate::repository;
 
 pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
     Json(app.status.as_ref().map_or(Value::Null, |status| status()))
 }
 
-pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
+pub(crate) async fn models(State(app): State<Arc<App>>) -> Result<Json<Value>, Fault> {
     let models: Vec<Value> = app.serve.models().iter().map(model).collect();
-    Json(json!({ "models": models, "index": repository::rows(&app, false) }))
+    Ok(Json(json!({ "models": models, "index": repository::rows(&app, false)? })))
 }
 
 fn model(view: &ModelView) -> Value {
@@ -87,6 +88,8 @@ fn config(config: &ModelConfig) -> Value {
         "image": config.image.as_ref().map(image),
         "classify": config.classify.as_ref().map(classify),
         "detect": config.detect.as_ref().map(detect),
+        "text": config.text,
+        "embed": config.embed,
     })
 }
 

@@ -14,9 +14,10 @@ mod tests;
 use engine::{Buffer, BufferMut, DataType, Tensor, element_count};
 use wire::{Error, NamedTensor};
 
-pub(crate) use head::{Head, InputHead, OutputHead, Source, head};
-pub(crate) use parameters::OutputParameters;
+pub(crate) use data::MAX_DEPTH;
+pub(crate) use head::{Head, InputHead, MAX_TENSORS, OutputHead, Source, declared, head};
 use parameters::RequestParameters;
+pub(crate) use parameters::{OutputParameters, RESERVED, Wishes, sequence_id};
 
 /// Where the memory of tensors comes from; the byte budget behind it may refuse.
 pub(crate) trait Room {
@@ -42,11 +43,20 @@ pub(crate) fn json_tensor(
 
 /// The tensor of an input whose bytes have been read into `data`.
 pub(crate) fn tensor(input: &InputHead<'_>, data: Buffer) -> Result<NamedTensor, Error> {
-    let name = &input.name;
-    if input.datatype == DataType::Bool && data.bytes().iter().any(|byte| *byte > 1) {
+    named(input.name.clone().into_owned(), input.datatype, input.shape.clone(), data)
+}
+
+/// The tensor of these bytes, if they are one.
+pub(crate) fn named(
+    name: String,
+    datatype: DataType,
+    shape: Vec<usize>,
+    data: Buffer,
+) -> Result<NamedTensor, Error> {
+    if datatype == DataType::Bool && data.bytes().iter().any(|byte| *byte > 1) {
         return Err(Error::invalid(format!("input '{name}': a BOOL byte is 0 or 1")));
     }
-    let tensor = Tensor::new(input.datatype, input.shape.clone(), data)
+    let tensor = Tensor::new(datatype, shape, data)
         .map_err(|error| Error::invalid(format!("input '{name}': {error}")))?;
-    Ok(NamedTensor { name: name.clone().into_owned(), tensor })
+    Ok(NamedTensor { name, tensor })
 }

@@ -6,6 +6,7 @@ mod json;
 mod tests;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::{Buffer, DataType, Tensor};
@@ -15,7 +16,7 @@ use crate::decode::{Head, OutputHead, OutputParameters};
 
 /// Tensors up to this many bytes are copied behind the JSON, so that a small reply is one piece of memory and
 /// one write; larger ones are sent from where the engine left them.
-const COPY_BELOW: usize = 16 << 10;
+pub(crate) const COPY_BELOW: usize = 16 << 10;
 
 /// A reply, ready to send.
 #[derive(Debug)]
@@ -35,6 +36,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    pub(crate) fn new(id: Option<String>, outputs: Vec<(String, OutputParameters)>) -> Self {
+        Self { id, binary: true, outputs }
+    }
+
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     pub(crate) fn of(head: &Head<'_>) -> Self {
         let output = |output: &OutputHead<'_>| (output.name.clone().into_owned(), output.parameters);
         Self {
@@ -76,24 +85,50 @@ pub(crate) struct Context<'a> {
     pub(crate) labels: &'a [String],
 }
 
+/// Where the time of a reply went and how large its batch was, by the keys of the reply's parameters.
+pub(crate) fn numbers(part: &Part) -> [(&'static str, u64); 4] {
+    let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let timings = part.timings;
+    [
+        ("mast_queue_us", us(timings.queue)),
+        ("mast_batch_us", us(timings.batch)),
+        ("mast_compute_us", us(timings.compute)),
+        ("mast_batch_rows", u64::try_from(timings.batch_rows).unwrap_or(u64::MAX)),
+    ]
+}
+
+/// The outputs as the client wants them: tensors, or classes.
+///
+/// # Errors
+/// `InvalidArgument` where an output has no classes.
+pub(crate) fn outputs<'a>(
+    part: &'a Part,
+    wanted: &Wanted,
+    context: Context<'_>,
+) -> Result<Vec<(&'a str, Cow<'a, Tensor>)>, Error> {
+    let output = |NamedTensor { name, tensor }: &'a NamedTensor| {
+        let tensor = match wanted.output(name).classification {
+            0 => Cow::Borrowed(tensor),
+            count => Cow::Owned(classes::top(name, tensor, count, context)?),
+        };
+        Ok((name.as_str(), tensor))
+    };
+    part.outputs.iter().map(output).collect()
+}
+
 /// # Errors
 /// `InvalidArgument` where an output cannot be had in the form that was asked for.
 pub(crate) fn reply(part: &Part, wanted: &Wanted, context: Context<'_>) -> Result<Encoded, Error> {
     let mut json = Vec::with_capacity(512);
-    json::preamble(&mut json, wanted.id.as_deref(), context.model, part);
+    json::preamble(&mut json, wanted.id(), context.model, part);
     let mut tensors: Vec<Buffer> = Vec::new();
     let mut any_binary = false;
-    for (index, NamedTensor { name, tensor }) in part.outputs.iter().enumerate() {
-        let wish = wanted.output(name);
-        let tensor = match wish.classification {
-            0 => Cow::Borrowed(tensor),
-            count => Cow::Owned(classes::top(name, tensor, count, context)?),
-        };
+    for (index, (name, tensor)) in outputs(part, wanted, context)?.into_iter().enumerate() {
         if index > 0 {
             json.push(b',');
         }
         json::output_head(&mut json, name, &tensor);
-        if wish.binary_data.unwrap_or(wanted.binary) {
+        if wanted.output(name).binary_data.unwrap_or(wanted.binary) {
             json::binary_size(&mut json, tensor.data().len());
             any_binary |= !tensor.data().is_empty();
             tensors.push(tensor.data().clone());
@@ -120,7 +155,7 @@ fn frames(mut json: Vec<u8>, tensors: Vec<Buffer>) -> Vec<Bytes> {
 }
 
 /// Keeps the engine's memory while it is being sent.
-struct Shared(Buffer);
+pub(crate) struct Shared(pub(crate) Buffer);
 
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {

@@ -5,7 +5,10 @@ use axum::http::header::{ACCEPT_ENCODING, CONNECTION, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use wire::{Error, ErrorCode};
+use wire::{Error, ErrorCode, RequestId};
+
+use crate::body::ReadError;
+use crate::infer::mark_id;
 
 /// A request that got no result, as HTTP answers it.
 #[derive(Debug)]
@@ -16,22 +19,37 @@ pub(crate) struct Fault {
     pub(crate) close: bool,
     /// The body is packed in a way that is not understood here.
     encoding: bool,
+    /// Of an inference.
+    pub(crate) id: Option<RequestId>,
 }
 
 impl Fault {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, error: Error::invalid(message), close: false, encoding: false }
+        Self { status, error: Error::invalid(message), close: false, encoding: false, id: None }
+    }
+
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.error.code
     }
 
     pub(crate) fn unknown_encoding() -> Self {
-        let message = "Content-Encoding is not understood: send gzip, deflate or none";
-        Self { encoding: true, ..Error::new(ErrorCode::Unsupported, message).into() }
+        Self { encoding: true, ..Error::new(ErrorCode::Unsupported, UNKNOWN_ENCODING).into() }
     }
 }
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        Self { status: status_of(error.code), error, close: false, encoding: false }
+        Self { status: status_of(error.code), error, close: false, encoding: false, id: None }
+    }
+}
+
+impl From<ReadError> for Fault {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Late => Self::new(StatusCode::REQUEST_TIMEOUT, ReadError::LATE),
+            ReadError::Malformed => Error::invalid(ReadError::MALFORMED).into(),
+            ReadError::Refused(error) => error.into(),
+        }
     }
 }
 
@@ -49,10 +67,18 @@ pub(crate) fn status_of(code: ErrorCode) -> StatusCode {
     }
 }
 
+/// When to come back, in whole seconds as HTTP has them.
+pub(crate) fn retry_after_seconds(error: &Error) -> u64 {
+    let wait = error.retry_after.unwrap_or(Duration::from_secs(1));
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+pub(crate) const UNKNOWN_ENCODING: &str = "Content-Encoding is not understood: send gzip, deflate or none";
+
 /// Characters of an error text. Some repeat what the client sent, which may be as long as a body.
 const TEXT_LIMIT: usize = 1000;
 
-fn clipped(text: &str) -> &str {
+pub(crate) fn clipped(text: &str) -> &str {
     text.char_indices().nth(TEXT_LIMIT).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
@@ -67,7 +93,7 @@ struct Body<'a> {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let Self { status, error, close, encoding } = self;
+        let Self { status, error, close, encoding, id } = self;
         let refusal = error.refusal.as_deref();
         let body = Body {
             error: clipped(&error.message),
@@ -77,9 +103,10 @@ impl IntoResponse for Fault {
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            let wait = error.retry_after.unwrap_or(Duration::from_secs(1));
-            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(&error)));
+        }
+        if let Some(id) = id {
+            mark_id(headers, id);
         }
         if encoding {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));

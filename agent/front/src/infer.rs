@@ -1,8 +1,6 @@
-//! `POST /v2/models/{m}[/versions/{v}]/infer`, in the order that refuses early: the model, the labels, the
-//! policy, the length and the byte budget are judged before the body is read.
+//! `POST /v2/models/{m}[/versions/{v}]/infer`: how a body is read and a reply written. The way between is `call.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -16,12 +14,14 @@ use wire::{Error, NamedTensor, Part, RequestId};
 
 use crate::app::App;
 use crate::body::{Budget, Encoding, Reader};
-use crate::decode::{self, InputHead, Room, Source};
-use crate::encode::{self, Context, Encoded, Wanted};
+use crate::call::{Call, Caller, Decoded};
+use crate::decode::{self, InputHead, Room, Source, Wishes};
+use crate::encode::{self, Encoded, Wanted};
 use crate::fault::Fault;
 use crate::frames::Frames;
-use crate::labels::labels;
+use crate::media;
 use crate::target::Target;
+use crate::trace::{Parent, Trace};
 
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const MAST_REQUEST_ID: HeaderName = HeaderName::from_static("mast-request-id");
@@ -34,11 +34,15 @@ pub(crate) async fn infer(
     request: Request,
 ) -> Result<Response, Fault> {
     let (parts, body) = request.into_parts();
+    let mut trace = Trace::begin(app.traces.as_ref(), "http", Parent::of(&parts.headers));
+    let id = trace.id();
     let mut reader = Reader::new(body, app.body_limit, app.body_time);
-    let answer = answer(&app, target, &parts.headers, &mut reader).await;
+    let answer = answer(&app, target, &parts.headers, &mut reader, &mut trace).await;
+    trace.ended(answer.as_ref().err().map(Fault::code));
     match answer {
         Ok(response) => Ok(response),
         Err(mut fault) => {
+            fault.id = Some(id);
             // Reading on would tell a client that asks first (RFC 9110 §10.1.1) to send what nobody wants.
             let asked = parts.headers.contains_key(EXPECT);
             fault.close = asked || !reader.drain_arrived().await;
@@ -52,66 +56,32 @@ async fn answer(
     target: Target,
     headers: &HeaderMap,
     reader: &mut Reader,
+    trace: &mut Trace,
 ) -> Result<Response, Fault> {
-    let view = app.serve.find(&target.model, target.version)?;
-    let labels = labels(headers, &app.labels).inspect_err(|_| {
-        app.unread_labels.fetch_add(1, Ordering::Relaxed);
-    })?;
-    app.serve.permit(&labels)?;
-    let encoding = encoding(headers)?;
+    let caller = Caller::of(app, headers)?;
+    let mut call = Call::open(app, caller, target, Budget::reserve(&app.serve, 0)?)?;
+    let encoding = encoding_of(headers).ok_or_else(Fault::unknown_encoding)?;
     let header_length = header_length(headers)?;
     let length = reader.left();
     if length.is_some_and(|length| length > app.body_limit) {
         return Err(reader.over_limit().into());
     }
-    let mut budget = Budget::reserve(&app.serve, &view, length.unwrap_or_default())?;
-
-    reader.unpack(encoding, &mut budget).await?;
-    let decoded = decode(reader, &mut budget, &view, header_length).await?;
-
-    let id = RequestId::next();
-    let request = wire::Request {
-        id,
-        model: target.model,
-        version: target.version,
-        labels,
-        inputs: decoded.inputs,
-        outputs: decoded.wanted.names(),
-        timeout: decoded.timeout,
-        priority: 0,
-        sequence: None,
-    };
-    let reply = app.serve.infer(request, budget.into_reservation()).await?;
-    let part = reply.single().await?;
-    tracing::debug!(request = %id, model = &*view.name, provider = %part.ran.provider, "answered");
-
-    let lines = if decoded.wanted.classification() { app.label_lines(&view).await } else { Arc::default() };
-    let context = Context {
-        model: &view.name,
-        batches: view.config.max_batch_size > 0,
-        labelled: view.config.classify.as_ref().map(|classify| classify.output.as_str()),
-        labels: &lines,
-    };
-    let encoded = encode::reply(&part, &decoded.wanted, context)?;
-    Ok(respond(encoded, id, &part))
-}
-
-struct Decoded {
-    inputs: Vec<NamedTensor>,
-    wanted: Wanted,
-    timeout: Option<std::time::Duration>,
+    call.reserve(app, length.unwrap_or_default())?;
+    reader.unpack(encoding, &mut call.budget).await?;
+    if let Some(kind) = media::Kind::of(headers, call.view()) {
+        return media::answer(app, call, kind, reader, trace).await;
+    }
+    let decoded = decode(reader, &mut call, header_length).await?;
+    let answer = call.submit(app, decoded, trace).await?.answer(app, trace).await?;
+    let encoded = encode::reply(&answer.part, &answer.wanted, answer.context())?;
+    Ok(respond(encoded, answer.id, &answer.part))
 }
 
 /// Reads the JSON, then streams the tensors behind it into memory that the engines read in place.
-async fn decode(
-    reader: &mut Reader,
-    budget: &mut Budget<'_>,
-    view: &ModelView,
-    header_length: Option<u64>,
-) -> Result<Decoded, Fault> {
+async fn decode(reader: &mut Reader, call: &mut Call, header_length: Option<u64>) -> Result<Decoded, Fault> {
     let json = match header_length {
-        Some(0) => return raw(reader, budget, view).await,
-        None => reader.rest(budget).await?,
+        Some(0) => return raw(reader, call).await,
+        None => reader.rest(&mut call.budget).await?,
         Some(length) => {
             let outside = || {
                 Error::invalid(format!(
@@ -119,36 +89,31 @@ async fn decode(
                 ))
             };
             let fits = usize::try_from(length).ok().filter(|_| length <= reader.allowance());
-            reader.take(fits.ok_or_else(outside)?, budget).await?.ok_or_else(outside)?
+            reader.take(fits.ok_or_else(outside)?, &mut call.budget).await?.ok_or_else(outside)?
         }
     };
-    let head = decode::head(&json)?;
-    let expected = view.signature.inputs.len();
-    let got = head.inputs.len();
-    // Fewer is serve's to say, which knows what is missing; more would only be read in vain.
-    if got > expected {
-        let text = format!("expected {expected} inputs but got {got} inputs for model '{}'", view.name);
-        return Err(Error::invalid(text).into());
-    }
-    check_binary(&head.inputs, reader, view)?;
-    let mut inputs = Vec::with_capacity(expected);
+    let mut head = decode::head(&json)?;
+    call.expects(head.inputs.len())?;
+    check_binary(&head.inputs, reader, call.view())?;
+    let mut inputs = Vec::with_capacity(head.inputs.len());
     for input in &head.inputs {
         inputs.push(match input.source {
-            Source::Json(raw) => decode::json_tensor(input, raw, budget)?,
+            Source::Json(raw) => decode::json_tensor(input, raw, call)?,
             Source::Binary(size) => {
-                let mut buffer = budget.take(size)?;
+                let mut buffer = call.take(size)?;
                 let lacking = reader.fill(buffer.bytes_mut()).await?;
                 if lacking > 0 {
-                    return Err(too_short(input, lacking, view).into());
+                    return Err(too_short(input, lacking, call.view()).into());
                 }
                 decode::tensor(input, buffer.freeze())?
             }
         });
     }
     if !reader.is_empty().await? {
-        return Err(too_long(view).into());
+        return Err(too_long(call.view()).into());
     }
-    Ok(Decoded { inputs, wanted: Wanted::of(&head), timeout: head.parameters.timeout() })
+    let wishes = std::mem::take(&mut head.parameters.wishes);
+    Ok(Decoded { inputs, wanted: Wanted::of(&head), wishes })
 }
 
 /// The sizes in the JSON against what the body still has, before any memory is taken for them.
@@ -185,14 +150,16 @@ fn too_long(view: &ModelView) -> Error {
 }
 
 /// A body without JSON: the one input of the model, one row of it.
-async fn raw(reader: &mut Reader, budget: &mut Budget<'_>, view: &ModelView) -> Result<Decoded, Fault> {
-    let [spec] = &*view.signature.inputs else {
-        let text = format!("a raw binary request needs a model with one input, '{}' has more", view.name);
+async fn raw(reader: &mut Reader, call: &mut Call) -> Result<Decoded, Fault> {
+    let signature = Arc::clone(&call.view().signature);
+    let [spec] = &*signature.inputs else {
+        let name = &call.view().name;
+        let text = format!("a raw binary request needs a model with one input, '{name}' has more");
         return Err(Error::invalid(text).into());
     };
-    let body = reader.rest(budget).await?;
+    let body = reader.rest(&mut call.budget).await?;
     let framed = spec.datatype == DataType::Bytes;
-    let mut buffer = budget.take(body.len() + if framed { 4 } else { 0 })?;
+    let mut buffer = call.take(body.len() + if framed { 4 } else { 0 })?;
     let mut place = buffer.bytes_mut();
     if framed {
         let length = u32::try_from(body.len()).map_err(|_| Error::invalid("the body is over 4 GiB"))?;
@@ -201,11 +168,11 @@ async fn raw(reader: &mut Reader, budget: &mut Budget<'_>, view: &ModelView) -> 
         place = rest;
     }
     place.copy_from_slice(&body);
-    let shape = raw_shape(spec, view.config.max_batch_size > 0, body.len())?;
+    let shape = raw_shape(spec, call.view().config.max_batch_size > 0, body.len())?;
     let tensor = Tensor::new(spec.datatype, shape, buffer.freeze())
         .map_err(|error| Error::invalid(format!("input '{}': {error}", spec.name)))?;
     let inputs = vec![NamedTensor { name: spec.name.clone(), tensor }];
-    Ok(Decoded { inputs, wanted: Wanted::raw(), timeout: None })
+    Ok(Decoded { inputs, wanted: Wanted::raw(), wishes: Wishes::default() })
 }
 
 /// The shape that `length` bytes have: one row, and at most one more dynamic axis, which takes what is left.
@@ -235,13 +202,14 @@ fn raw_shape(spec: &TensorSpec, batches: bool, length: usize) -> Result<Vec<usiz
     })
 }
 
-fn encoding(headers: &HeaderMap) -> Result<Encoding, Fault> {
+/// How the body is packed; nothing when it is not understood.
+pub(crate) fn encoding_of(headers: &HeaderMap) -> Option<Encoding> {
     // In any case of letters (RFC 9110 §8.4.1).
     match headers.get(CONTENT_ENCODING).map(|coding| coding.as_bytes().to_ascii_lowercase()).as_deref() {
-        None | Some(b"" | b"identity") => Ok(Encoding::Identity),
-        Some(b"gzip") => Ok(Encoding::Gzip),
-        Some(b"deflate") => Ok(Encoding::Deflate),
-        Some(_) => Err(Fault::unknown_encoding()),
+        None | Some(b"" | b"identity") => Some(Encoding::Identity),
+        Some(b"gzip") => Some(Encoding::Gzip),
+        Some(b"deflate") => Some(Encoding::Deflate),
+        Some(_) => None,
     }
 }
 
@@ -260,14 +228,24 @@ fn respond(encoded: Encoded, id: RequestId, part: &Part) -> Response {
     if let Some(length) = header_length {
         headers.insert(HEADER_LENGTH, HeaderValue::from(length));
     }
+    mark(headers, id, part);
+    response
+}
+
+/// Says in the headers of a reply which request of the log it answers.
+pub(crate) fn mark_id(headers: &mut HeaderMap, id: RequestId) {
     if let Ok(id) = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())) {
         headers.insert(MAST_REQUEST_ID, id);
     }
+}
+
+/// Says in the headers of a reply what ran it, in whatever protocol.
+pub(crate) fn mark(headers: &mut HeaderMap, id: RequestId, part: &Part) {
+    mark_id(headers, id);
     headers.insert(MAST_PROVIDER, HeaderValue::from_static(part.ran.provider.name()));
     if let Ok(device) = HeaderValue::from_str(&part.ran.device.id) {
         headers.insert(MAST_DEVICE, device);
     }
-    response
 }
 
 fn body(mut frames: Vec<Bytes>) -> Body {

@@ -1,10 +1,11 @@
-//! Local clients in: KServe v2 REST on one port, Prometheus metrics on another, and the control socket of the
-//! command line.
+//! Local clients in: KServe v2 over REST and over gRPC, Prometheus metrics, each on a port of its own, and the
+//! control socket of the command line.
 //!
-//! [`bind`] opens the ports, [`Bound::serve`] and [`serve_unix`] serve them. Per listener one task accepts, and
-//! per connection one task serves; they end after the shutdown signal, and [`Running::finished`] names those
-//! that did not. In: HTTP/1.1. Out: one call, `Serve::infer`, with tensors in memory that the engines read in
-//! place; and replies and errors in the words of the protocol (docs/specs/wire.md).
+//! [`bind`] opens the ports, [`Bound::serve`] and [`serve_unix`] serve them. Per listener one task accepts, per
+//! connection one task serves, and over gRPC one more per call; they end after the shutdown signal, and
+//! [`Running::finished`] names those that did not. In: HTTP/1.1, and HTTP/2 for gRPC. Out: one call,
+//! `Serve::infer`, with tensors in memory that the engines read in place; and replies and errors in the words of
+//! the protocol (docs/specs/wire.md). The way of every inference, whatever protocol it came by, is `call.rs`.
 //!
 //! It never decides who may do what (that is the residency policy behind `Serve`), never queues, and never reads
 //! a body before there is room for it. Every read has a limit and a deadline, every write a deadline.
@@ -13,25 +14,39 @@
 
 mod app;
 mod body;
+mod call;
 mod config;
 mod connection;
 mod control;
 mod decode;
+mod describe;
 mod encode;
 mod error;
 mod fault;
 mod frames;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+mod grpc;
+mod http2;
 mod infer;
+mod json;
 mod labels;
 mod listen;
+mod logging;
+mod media;
 mod metrics;
 mod model;
+mod openai;
+mod plans;
 mod repository;
 mod route;
 mod socket;
 mod target;
+mod trace;
 
-pub use app::{MoreMetrics, Status};
+pub use app::{Control, MoreMetrics, Status};
 pub use config::{Config, DefaultLabels};
 pub use error::Error;
 pub use listen::{Addresses, Bound, Running, bind, serve_unix};
+pub use logging::LogLevel;
+pub use trace::{Finished, Outcome, Parent, RanBy, Traces};

@@ -16,23 +16,27 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::app::{App, MoreMetrics, Status};
+use crate::app::{App, Control, MoreMetrics};
 use crate::connection::{Limits, accept};
-use crate::{Config, Error, route};
+use crate::grpc::{self, Grpc};
+use crate::{Config, Error, LogLevel, Traces, route};
 
 /// The ports, open and not served yet: what cannot be bound is known before anything else starts.
-#[derive(Debug)]
 pub struct Bound {
     config: Config,
     http: TcpListener,
+    grpc: TcpListener,
     metrics: TcpListener,
     addresses: Addresses,
+    log_level: Option<LogLevel>,
+    traces: Option<Traces>,
 }
 
 /// Where the ports really are, which a configured port 0 leaves to the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
     pub http: SocketAddr,
+    pub grpc: SocketAddr,
     pub metrics: SocketAddr,
 }
 
@@ -43,9 +47,10 @@ pub struct Addresses {
 pub async fn bind(config: Config) -> Result<Bound, Error> {
     config.validate()?;
     let (http, http_address) = listen("http", config.http).await?;
+    let (grpc, grpc_address) = listen("grpc", config.grpc).await?;
     let (metrics, metrics_address) = listen("metrics", config.metrics).await?;
-    let addresses = Addresses { http: http_address, metrics: metrics_address };
-    Ok(Bound { config, http, metrics, addresses })
+    let addresses = Addresses { http: http_address, grpc: grpc_address, metrics: metrics_address };
+    Ok(Bound { config, http, grpc, metrics, addresses, log_level: None, traces: None })
 }
 
 async fn listen(listener: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
@@ -58,12 +63,30 @@ async fn listen(listener: &'static str, address: SocketAddr) -> Result<(TcpListe
     Ok((bound, local))
 }
 
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
 impl Bound {
     pub fn addresses(&self) -> Addresses {
         self.addresses
     }
 
-    /// Serves both ports until `shutdown` turns true or its sender is gone. `more_metrics` is called for every
+    /// Lets an administrator change the log level.
+    #[must_use]
+    pub fn log_level(self, log_level: LogLevel) -> Self {
+        Self { log_level: Some(log_level), ..self }
+    }
+
+    /// Tells of every inference that has ended.
+    #[must_use]
+    pub fn traces(self, traces: Traces) -> Self {
+        Self { traces: Some(traces), ..self }
+    }
+
+    /// Serves the ports until `shutdown` turns true or its sender is gone. `more_metrics` is called for every
     /// scrape.
     pub fn serve(
         self,
@@ -73,27 +96,34 @@ impl Bound {
     ) -> Running {
         let mut app = App::new(Arc::clone(serve), &self.config);
         app.metrics = more_metrics;
+        app.log_level = self.log_level;
+        app.traces = self.traces;
         let app = Arc::new(app);
         let limits = Limits::new(&self.config);
         let mut running = Running::default();
         running.spawn("http", nodelay(self.http), route::v2(Arc::clone(&app)), limits.clone(), shutdown);
+        let service = Grpc::new(Arc::clone(&app), &self.config, shutdown.clone());
+        running.spawn("grpc", nodelay(self.grpc), grpc::router(service), limits.clone().http2(), shutdown);
         running.spawn("metrics", nodelay(self.metrics), route::metrics(app), limits, shutdown);
         running
     }
 }
 
 /// Serves the control socket: everything `http` serves, repository control whatever the configuration says, and
-/// `/control/status` and `/control/models`. Who may connect is decided by the socket file's mode.
+/// `/control/…`. Who may connect is decided by the socket file's mode.
 pub fn serve_unix(
     listener: UnixListener,
     config: &Config,
     serve: &Arc<Serve>,
-    status: Status,
+    control: impl Into<Control>,
     shutdown: &watch::Receiver<bool>,
 ) -> Running {
     let mut app = App::new(Arc::clone(serve), config);
     app.repository_control = true;
+    let Control { status, log_level, traces } = control.into();
     app.status = Some(status);
+    app.log_level = log_level;
+    app.traces = traces;
     let mut running = Running::default();
     running.spawn("control socket", listener, route::control(Arc::new(app)), Limits::new(config), shutdown);
     running

@@ -4,13 +4,15 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use wire::{Error, ErrorCode};
+use serde_json::{Map, Value};
+use wire::Error;
 
 use crate::app::App;
+use crate::describe;
 use crate::fault::Fault;
+use crate::json::Object;
+use crate::model::json;
 use crate::target::Target;
 
 /// For the parameters of repository calls.
@@ -29,13 +31,16 @@ struct ControlRequest {
 }
 
 /// An empty body means the defaults.
-fn parse<T: Default + for<'de> Deserialize<'de>>(body: Result<Bytes, BytesRejection>) -> Result<T, Fault> {
+pub(crate) fn parse<T: Default + for<'de> Deserialize<'de>>(
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, Fault> {
     let body = body.map_err(|rejection| Fault::new(rejection.status(), rejection.body_text()))?;
-    if body.trim_ascii().is_empty() {
+    if body.is_empty() {
         return Ok(T::default());
     }
     let malformed = |error| Error::invalid(format!("failed to parse the request JSON buffer: {error}"));
-    Ok(serde_json::from_slice(&body).map_err(malformed)?)
+    let Object(parsed) = serde_json::from_slice(&body).map_err(malformed)?;
+    Ok(parsed)
 }
 
 pub(crate) async fn index(
@@ -43,26 +48,13 @@ pub(crate) async fn index(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Fault> {
     let request: IndexRequest = parse(body)?;
-    Ok(Json(rows(&app, request.ready)))
+    Ok(Json(rows(&app, request.ready)?))
 }
 
-/// The rows of the index. A state that Triton has no word for is given as the nearest one that its clients
-/// know, with the reason beside it: BUILDING serves, so it is READY.
-pub(crate) fn rows(app: &App, serving_only: bool) -> Value {
-    let entries = app.serve.index().into_iter().filter(|entry| !serving_only || entry.state.is_serving());
-    entries
-        .map(|entry| {
-            let building = entry.state == serve::State::Building;
-            let state = if building { serve::State::Ready } else { entry.state };
-            let reason = if building && entry.reason.is_empty() {
-                "building a faster engine".to_owned()
-            } else {
-                entry.reason
-            };
-            let version = entry.version.map(|version| version.to_string()).unwrap_or_default();
-            json!({ "name": entry.name, "version": version, "state": state.name(), "reason": reason })
-        })
-        .collect()
+/// The rows of the index.
+pub(crate) fn rows(app: &App, serving_only: bool) -> Result<Value, Error> {
+    let Json(mut index) = json("RepositoryIndexResponse", &describe::index(&app.serve, serving_only))?;
+    Ok(index.get_mut("models").map(Value::take).unwrap_or_default())
 }
 
 pub(crate) async fn load(
@@ -84,18 +76,12 @@ pub(crate) async fn unload(
 }
 
 fn control(app: &App, body: Result<Bytes, BytesRejection>) -> Result<(), Fault> {
-    if !app.repository_control {
-        let text = "loading and unloading is not allowed on this port; use the control socket, or set \
-                    allow_repository_control = true";
-        return Err(Fault::new(StatusCode::FORBIDDEN, text));
-    }
+    // Who may not is told so, whatever the body.
+    describe::repository_control(app.repository_control, [])?;
     let request: ControlRequest = parse(body)?;
-    for key in request.parameters.keys() {
-        // There are no dependent models here, so `unload_dependents` has nothing to change.
-        if key == "config" || key.starts_with("file:") {
-            let text = format!("parameter '{key}' is not served: models are loaded from the repository only");
-            return Err(Error::new(ErrorCode::Unsupported, text).into());
-        }
+    // There are no dependents here; but who asks for something else than yes or no is mistaken.
+    if request.parameters.get("unload_dependents").is_some_and(|value| !value.is_boolean()) {
+        return Err(Error::invalid("parameter 'unload_dependents' must be true or false").into());
     }
-    Ok(())
+    Ok(describe::repository_control(true, request.parameters.keys())?)
 }

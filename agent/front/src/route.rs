@@ -5,7 +5,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::app::App;
-use crate::{control, fault, infer, metrics, model, repository};
+use crate::{control, fault, infer, logging, metrics, model, openai, repository};
 
 /// KServe v2 REST.
 pub(crate) fn v2(app: Arc<App>) -> Router {
@@ -16,7 +16,8 @@ pub(crate) fn v2(app: Arc<App>) -> Router {
 pub(crate) fn control(app: Arc<App>) -> Router {
     let control = Router::new()
         .route("/control/status", get(control::status))
-        .route("/control/models", get(control::models));
+        .route("/control/models", get(control::models))
+        .route("/control/log", get(logging::level).post(logging::set_level).layer(small()));
     finish(v2_routes().merge(control), app)
 }
 
@@ -31,7 +32,9 @@ fn v2_routes() -> Router<Arc<App>> {
         .route("/v2/health/live", get(model::live))
         .route("/v2/health/ready", get(model::ready))
         .route("/v2/models/stats", get(model::all_stats))
-        .merge(repository_routes());
+        .nest("/v1", openai::routes())
+        .merge(repository_routes())
+        .route("/v2/logging", get(logging::settings).post(logging::set_settings).layer(small()));
     let of_model: [(&str, MethodRouter<Arc<App>>); 5] = [
         ("", get(model::metadata)),
         ("/ready", get(model::model_ready)),
@@ -51,8 +54,12 @@ fn repository_routes() -> Router<Arc<App>> {
         .route("/v2/repository/index", post(repository::index))
         .route("/v2/repository/models/{model}/load", post(repository::load))
         .route("/v2/repository/models/{model}/unload", post(repository::unload))
-        // A few parameters; infer has a limit of its own.
-        .layer(DefaultBodyLimit::max(repository::BODY_LIMIT_BYTES))
+        .layer(small())
+}
+
+/// For a few parameters; infer has a limit of its own.
+fn small() -> DefaultBodyLimit {
+    DefaultBodyLimit::max(repository::BODY_LIMIT_BYTES)
 }
 
 fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {

@@ -7,7 +7,7 @@ use super::number::Number;
 use super::{InputHead, Room, byte_size};
 
 /// How deep the arrays of `data` may nest, as in Triton.
-pub(super) const MAX_DEPTH: usize = 100;
+pub(crate) const MAX_DEPTH: usize = 100;
 
 /// Writes the elements of `data` (nested or flat, row major; well-formed JSON) straight into the tensor's memory.
 pub(super) fn fill(input: &InputHead<'_>, raw: &str, room: &mut dyn Room) -> Result<Buffer, Error> {

@@ -11,9 +11,10 @@ use wire::Error;
 use super::data::MAX_DEPTH;
 use super::{OutputParameters, RequestParameters, byte_size};
 use crate::decode::parameters::InputParameters;
+use crate::json::Object;
 
 /// Inputs, and outputs, that a request may name; no model has that many.
-pub(super) const MAX_TENSORS: usize = 4096;
+pub(crate) const MAX_TENSORS: usize = 4096;
 
 /// What the JSON of a request says, before any tensor exists. Borrows from the JSON.
 #[derive(Debug)]
@@ -54,9 +55,9 @@ struct RawHead<'a> {
     #[serde(default)]
     parameters: RequestParameters,
     #[serde(borrow, deserialize_with = "at_most::<MAX_TENSORS, _, _>")]
-    inputs: Vec<RawInput<'a>>,
+    inputs: Vec<Object<RawInput<'a>>>,
     #[serde(borrow, default, deserialize_with = "at_most::<MAX_TENSORS, _, _>")]
-    outputs: Vec<RawOutput<'a>>,
+    outputs: Vec<Object<RawOutput<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +112,7 @@ impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for List<MAX, T> {
 
 /// Reads the JSON of a request. Allocates for names and shapes only.
 pub(crate) fn head(json: &[u8]) -> Result<Head<'_>, Error> {
-    let raw: RawHead<'_> = serde_json::from_slice(json)
+    let Object(raw): Object<RawHead<'_>> = serde_json::from_slice(json)
         .map_err(|error| Error::invalid(format!("failed to parse the request JSON buffer: {error}")))?;
     raw.parameters.check()?;
     let inputs = raw.inputs.into_iter().map(input).collect::<Result<_, _>>()?;
@@ -119,15 +120,21 @@ pub(crate) fn head(json: &[u8]) -> Result<Head<'_>, Error> {
     Ok(Head { id: raw.id, parameters: raw.parameters, inputs, outputs })
 }
 
-fn input(raw: RawInput<'_>) -> Result<InputHead<'_>, Error> {
-    let name = &raw.name;
-    let datatype: DataType = raw.datatype.parse().map_err(|_| {
-        Error::invalid(format!("input '{name}': '{}' is not a data type of the v2 protocol", raw.datatype))
+/// An input's data type and shape, in the words of the v2 protocol.
+pub(crate) fn declared(name: &str, datatype: &str, shape: &[i64]) -> Result<(DataType, Vec<usize>), Error> {
+    let parsed = datatype.parse().map_err(|_| {
+        Error::invalid(format!("input '{name}': '{datatype}' is not a data type of the v2 protocol"))
     })?;
     let dim = |dim: &i64| usize::try_from(*dim).ok();
-    let shape: Vec<usize> = raw.shape.iter().map(dim).collect::<Option<_>>().ok_or_else(|| {
-        Error::invalid(format!("input '{name}': the shape {:?} of a request has no negative size", raw.shape))
+    let dims = shape.iter().map(dim).collect::<Option<_>>().ok_or_else(|| {
+        Error::invalid(format!("input '{name}': the shape {shape:?} of a request has no negative size"))
     })?;
+    Ok((parsed, dims))
+}
+
+fn input(Object(raw): Object<RawInput<'_>>) -> Result<InputHead<'_>, Error> {
+    let name = &raw.name;
+    let (datatype, shape) = declared(name, &raw.datatype, &raw.shape)?;
     let expected = byte_size(name, datatype, &shape)?;
     if raw.parameters.shared_memory {
         return Err(unsupported(format!("input '{name}': shared memory regions are not served")));
@@ -153,7 +160,7 @@ fn input(raw: RawInput<'_>) -> Result<InputHead<'_>, Error> {
     Ok(InputHead { name: raw.name, datatype, shape, source })
 }
 
-fn output(raw: RawOutput<'_>) -> Result<OutputHead<'_>, Error> {
+fn output(Object(raw): Object<RawOutput<'_>>) -> Result<OutputHead<'_>, Error> {
     if raw.parameters.shared_memory {
         return Err(unsupported(format!("output '{}': shared memory regions are not served", raw.name)));
     }

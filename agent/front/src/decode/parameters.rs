@@ -5,16 +5,58 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use wire::{Error, ErrorCode};
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use wire::{Error, Sequence, SequenceId};
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+use crate::json::Whole;
+
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct RequestParameters {
     pub(crate) binary_data_output: bool,
-    timeout_us: u64,
-    sequence: bool,
+    pub(crate) wishes: Wishes,
     reserved: bool,
 }
+
+/// What a request asks of the scheduler, in whatever protocol.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    /// 0 is none.
+    pub(crate) timeout_us: u64,
+    pub(crate) priority: u64,
+    pub(crate) sequence_id: Option<SequenceId>,
+    pub(crate) sequence_start: bool,
+    pub(crate) sequence_end: bool,
+}
+
+impl Wishes {
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        (self.timeout_us > 0).then(|| Duration::from_micros(self.timeout_us))
+    }
+
+    /// Without an id, start and end mean nothing, as in Triton.
+    pub(crate) fn sequence(&self) -> Option<Sequence> {
+        let id = self.sequence_id.clone()?;
+        Some(Sequence { id, start: self.sequence_start, end: self.sequence_end })
+    }
+}
+
+/// 0 and "" are no sequence.
+pub(crate) fn sequence_id(id: SequenceId) -> Result<Option<SequenceId>, Error> {
+    match id {
+        SequenceId::Number(0) => Ok(None),
+        SequenceId::Text(text) if text.is_empty() => Ok(None),
+        SequenceId::Text(text) if text.len() > SEQUENCE_ID_LIMIT => {
+            let text = format!("parameter 'sequence_id' is over {SEQUENCE_ID_LIMIT} bytes");
+            Err(Error::invalid(text))
+        }
+        id => Ok(Some(id)),
+    }
+}
+
+pub(crate) const RESERVED: &str = "parameter keys starting with 'triton_' are reserved";
+
+/// As in Triton: an id is kept as long as its sequence.
+const SEQUENCE_ID_LIMIT: usize = 128;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InputParameters {
@@ -33,27 +75,16 @@ pub(crate) struct OutputParameters {
 
 impl RequestParameters {
     /// Reserved keys that cannot be honoured are an error rather than silently another meaning.
-    pub(super) fn check(self) -> Result<(), Error> {
-        if self.reserved {
-            return Err(Error::invalid("parameter keys starting with 'triton_' are reserved"));
-        }
-        if self.sequence {
-            let message = "sequences are not served: no model of this agent keeps state between requests";
-            return Err(Error::new(ErrorCode::Unsupported, message));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn timeout(self) -> Option<Duration> {
-        (self.timeout_us > 0).then(|| Duration::from_micros(self.timeout_us))
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.reserved { Err(Error::invalid(RESERVED)) } else { Ok(()) }
     }
 }
 
-/// `sequence_id` is a number or a text; 0 and "" mean none.
+/// `sequence_id` in JSON.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
-enum SequenceId<'a> {
-    Number(u64),
+enum Id<'a> {
+    Number(Whole),
     #[serde(borrow)]
     Text(Cow<'a, str>),
 }
@@ -71,15 +102,17 @@ impl<'de> Visitor<'de> for Keys<RequestParameters> {
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
                 "binary_data_output" => self.0.binary_data_output = map.next_value()?,
-                "timeout" => self.0.timeout_us = map.next_value()?,
-                // Accepted and of no effect: every request of a model has the same priority.
-                "priority" => drop(map.next_value::<u64>()?),
+                "timeout" => self.0.wishes.timeout_us = map.next_value::<Whole>()?.0,
+                "priority" => self.0.wishes.priority = map.next_value::<Whole>()?.0,
                 "sequence_id" => {
-                    self.0.sequence = match map.next_value::<SequenceId<'de>>()? {
-                        SequenceId::Number(id) => id != 0,
-                        SequenceId::Text(id) => !id.is_empty(),
-                    }
+                    let id = match map.next_value::<Id<'de>>()? {
+                        Id::Number(Whole(id)) => SequenceId::Number(id),
+                        Id::Text(id) => SequenceId::Text(id.into_owned()),
+                    };
+                    self.0.wishes.sequence_id = sequence_id(id).map_err(de::Error::custom)?;
                 }
+                "sequence_start" => self.0.wishes.sequence_start = map.next_value()?,
+                "sequence_end" => self.0.wishes.sequence_end = map.next_value()?,
                 key => {
                     self.0.reserved |= key.starts_with("triton_");
                     map.next_value::<IgnoredAny>()?;
@@ -100,7 +133,7 @@ impl<'de> Visitor<'de> for Keys<InputParameters> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
-                "binary_data_size" => self.0.binary_data_size = Some(map.next_value()?),
+                "binary_data_size" => self.0.binary_data_size = Some(map.next_value::<Whole>()?.size()?),
                 key => {
                     self.0.shared_memory |= key == "shared_memory_region";
                     map.next_value::<IgnoredAny>()?;
@@ -122,7 +155,7 @@ impl<'de> Visitor<'de> for Keys<OutputParameters> {
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
                 "binary_data" => self.0.binary_data = Some(map.next_value()?),
-                "classification" => self.0.classification = map.next_value()?,
+                "classification" => self.0.classification = map.next_value::<Whole>()?.size()?,
                 key => {
                     self.0.shared_memory |= key == "shared_memory_region";
                     map.next_value::<IgnoredAny>()?;

@@ -1,6 +1,6 @@
 use engine::{Buffer, BufferMut, DataType, Tensor};
 use proptest::prelude::*;
-use wire::{Error, ErrorCode, NamedTensor};
+use wire::{Error, ErrorCode, NamedTensor, Sequence, SequenceId};
 
 use super::data::MAX_DEPTH;
 use super::head::MAX_TENSORS;
@@ -167,8 +167,9 @@ fn a_malformed_head_is_said() {
             r#"{{"parameters":{parameters},"inputs":[{{"name":"x","datatype":"UINT8","shape":[1],"data":[1]}}]}}"#
         )
     };
-    check(&with(r#"{"sequence_id":7}"#), ErrorCode::Unsupported, "sequences");
-    check(&with(r#"{"sequence_id":"a"}"#), ErrorCode::Unsupported, "sequences");
+    check(&with(r#"{"sequence_id":-7}"#), invalid, "parse");
+    check(&with(&format!(r#"{{"sequence_id":"{}"}}"#, "a".repeat(129))), invalid, "128 bytes");
+    check(&with(r#"{"sequence_start":1}"#), invalid, "parse");
     check(&with(r#"{"triton_x":1}"#), invalid, "triton_");
     check(&with(r#"{"timeout":"soon"}"#), invalid, "parse");
     check(&with(r#"{"priority":-1}"#), invalid, "parse");
@@ -184,7 +185,8 @@ fn reserved_parameters_are_read_and_others_ignored() {
         "inputs":[{"data":[7],"datatype":"UINT8","shape":[1],"name":"x"}]}"#;
     let head = head(json).unwrap();
     assert_eq!(head.id.as_deref(), Some("ab"));
-    assert_eq!(head.parameters.timeout().unwrap().as_micros(), 1500);
+    assert_eq!(head.parameters.wishes.timeout().unwrap().as_micros(), 1500);
+    assert_eq!((head.parameters.wishes.priority, head.parameters.wishes.sequence()), (1, None));
     assert!(head.parameters.binary_data_output);
     let outputs: Vec<_> = head
         .outputs
@@ -194,6 +196,22 @@ fn reserved_parameters_are_read_and_others_ignored() {
     assert_eq!(outputs, [("y", Some(false), 3), ("z", None, 0)]);
     // The keys of an input may come in any order, `data` first too.
     assert_eq!(decode(json, b"").unwrap()[0].tensor.data().bytes(), [7]);
+}
+
+#[test]
+fn a_sequence_has_an_id_of_either_kind() {
+    let check = |parameters: &str, expected: Option<Sequence>| {
+        let json = format!(r#"{{"parameters":{{{parameters}}},"inputs":[]}}"#);
+        assert_eq!(head(json.as_bytes()).unwrap().parameters.wishes.sequence(), expected, "{parameters}");
+    };
+    let sequence = |id, start, end| Some(Sequence { id, start, end });
+    check(r#""sequence_id":7,"sequence_start":true"#, sequence(SequenceId::Number(7), true, false));
+    check(
+        r#""sequence_id":"a","sequence_end":true"#,
+        sequence(SequenceId::Text("a".to_owned()), false, true),
+    );
+    check(r#""sequence_id":"","sequence_start":true"#, None);
+    check(r#""sequence_start":true"#, None);
 }
 
 #[test]
@@ -272,4 +290,31 @@ fn sample(datatype: DataType, bytes: &[u8], texts: &[String]) -> Option<Tensor> 
     let count = datatype.size().map_or(texts.len(), |size| data.len() / size);
     let whole = datatype.size().map_or(data.len(), |size| count * size);
     Some(Tensor::new(datatype, vec![count], Buffer::copy_from(&data[..whole])).unwrap())
+}
+
+#[test]
+fn an_array_is_no_object() {
+    for wrong in [
+        r#"[null,{},[],[]]"#,
+        r#"{"inputs":[["x","FP32",[1],{},[0]]]}"#,
+        r#"{"inputs":[],"outputs":[["y",{}]]}"#,
+    ] {
+        assert_eq!(head(wrong.as_bytes()).unwrap_err().code, ErrorCode::InvalidArgument, "{wrong}");
+    }
+}
+
+#[test]
+fn a_count_is_whole_however_it_is_written() {
+    let check = |count: &str, ok: bool| {
+        let json = format!(
+            r#"{{"inputs":[],"outputs":[{{"name":"y","parameters":{{"classification":{count}}}}}],"parameters":{{"timeout":{count}}}}}"#
+        );
+        assert_eq!(head(json.as_bytes()).is_ok(), ok, "{count}");
+    };
+    check("3", true);
+    check("3.0", true);
+    check("3e0", true);
+    check("3.5", false);
+    check("-3", false);
+    check("\"3\"", false);
 }

@@ -2,7 +2,7 @@ use engine::{DataType, Tensor};
 use serde::Serialize;
 use wire::{Error, Part};
 
-use super::{elements, no_json_form};
+use super::{elements, no_json_form, numbers};
 
 /// Everything before the first output. The `parameters` say what really ran and where the time went.
 pub(super) fn preamble(out: &mut Vec<u8>, id: Option<&str>, model: &str, part: &Part) {
@@ -20,17 +20,12 @@ pub(super) fn preamble(out: &mut Vec<u8>, id: Option<&str>, model: &str, part: &
     put(out, part.ran.provider.name());
     out.extend_from_slice(b",\"mast_device\":");
     put(out, part.ran.device.id.as_str());
-    let timings = part.timings;
-    for (key, duration) in [
-        (",\"mast_queue_us\":", timings.queue),
-        (",\"mast_batch_us\":", timings.batch),
-        (",\"mast_compute_us\":", timings.compute),
-    ] {
-        out.extend_from_slice(key.as_bytes());
-        put(out, &u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+    for (key, number) in numbers(part) {
+        out.push(b',');
+        put(out, key);
+        out.push(b':');
+        put(out, &number);
     }
-    out.extend_from_slice(b",\"mast_batch_rows\":");
-    put(out, &timings.batch_rows);
     out.extend_from_slice(b"},\"outputs\":[");
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Agent {
     pub(crate) runtime: Runtime,
     pub(crate) serve: Arc<Serve>,
     pub(crate) http: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) control: PathBuf,
     pub(crate) shutdown: watch::Sender<bool>,
@@ -48,6 +49,7 @@ impl Agent {
         write(&repository.path().join("echo/labels.txt"), "cat\ndog\nowl\n");
         let mut config: Config = toml::from_str(setup.front).unwrap();
         config.http = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+        config.grpc = config.http;
         config.metrics = config.http;
         let mut serving =
             serve::Config { model_repository: repository.path().to_owned(), ..serve::Config::default() };
@@ -63,7 +65,7 @@ impl Agent {
         let serve = Serve::new(serving, Policy::local(), vec![backend]);
         let (shutdown, requested) = watch::channel(false);
         let control = repository.path().join("control.sock");
-        let (http, metrics, running) = runtime.block_on(async {
+        let (addresses, running) = runtime.block_on(async {
             let summary = serve.load_all().await;
             assert!(summary.failed.is_empty(), "{summary:?}");
             let bound = front::bind(config.clone()).await.unwrap();
@@ -74,9 +76,10 @@ impl Agent {
             let running = bound
                 .serve(&serve, Some(more), &requested)
                 .and(front::serve_unix(listener, &config, &serve, status, &requested));
-            (addresses.http, addresses.metrics, running)
+            (addresses, running)
         });
-        Self { runtime, serve, http, metrics, control, shutdown, running: Some(running), repository }
+        let front::Addresses { http, grpc, metrics } = addresses;
+        Self { runtime, serve, http, grpc, metrics, control, shutdown, running: Some(running), repository }
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

@@ -37,7 +37,8 @@ fn each_is_a_clear_error_and_the_agent_keeps_serving() {
     let one = r#"{"name":"input","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}"#;
     check("", &format!(r#"{{"inputs":[{one},{one}]}}"#), 400, "expected 1 inputs but got 2");
     check("", &format!(r#"{{"inputs":[{one}],"outputs":[{{"name":"y"}}]}}"#), 400, "'y'");
-    check("", &format!(r#"{{"inputs":[{one}],"parameters":{{"sequence_id":1}}}}"#), 501, "sequences");
+    let sequence = format!(r#"{{"inputs":[{one}],"parameters":{{"sequence_id":1.5}}}}"#);
+    check("", &sequence, 400, "failed to parse");
     check("content-encoding: br\r\n", "{}", 501, "gzip, deflate");
     check("content-encoding: gzip\r\n", "{}", 400, "malformed");
 

@@ -82,8 +82,9 @@ fn a_port_in_use_is_named() {
     let address = taken.local_addr().unwrap();
     let free = (std::net::Ipv4Addr::LOCALHOST, 0).into();
     for config in [
-        Config { http: address, metrics: free, ..Config::default() },
-        Config { http: free, metrics: address, ..Config::default() },
+        Config { http: address, grpc: free, metrics: free, ..Config::default() },
+        Config { http: free, grpc: address, metrics: free, ..Config::default() },
+        Config { http: free, grpc: free, metrics: address, ..Config::default() },
     ] {
         let error = runtime.block_on(front::bind(config)).unwrap_err();
         assert!(matches!(error, Error::InUse { .. }), "{error:?}");

@@ -7,5 +7,8 @@ extern crate mast_front as front;
 mod agent;
 mod bad_input;
 mod good_input;
+mod grpc;
 mod lifecycle;
+mod media;
+mod openai;
 mod pages;

@@ -29,7 +29,16 @@ fn configuration_is_what_perf_analyzer_reads() {
     assert_eq!(config["name"], "echo");
     assert_eq!(config["max_batch_size"], 8);
     assert!(config["dynamic_batching"].is_object());
-    assert_eq!(config["input"], json!([{ "name": "input", "data_type": "TYPE_FP32", "dims": [4] }]));
+    assert_eq!(config["input"].as_array().unwrap().len(), 1);
+    let input = &config["input"][0];
+    assert_eq!(
+        (&input["name"], &input["data_type"], &input["dims"]),
+        (&json!("input"), &json!("TYPE_FP32"), &json!([4]))
+    );
+    assert_eq!(config["output"][0]["label_filename"], "labels.txt");
+    // Defaults are there, and 64-bit numbers are numbers.
+    assert_eq!((&input["optional"], &config["parameters"]), (&json!(false), &json!({})));
+    assert_eq!(config["dynamic_batching"]["max_queue_delay_microseconds"], 0);
     assert_eq!(config["model_transaction_policy"]["decoupled"], false);
 
     add_model(&agent.repository, "single", "");

@@ -1,0 +1,121 @@
+use axum::Json;
+use axum::http::header::{CONNECTION, RETRY_AFTER};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use wire::{Error, ErrorCode, RequestId};
+
+use crate::body::ReadError;
+use crate::fault::{clipped, retry_after_seconds, status_of};
+use crate::infer::mark_id;
+
+/// A request that got no result, in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
+#[derive(Debug)]
+pub(super) struct Fault {
+    status: StatusCode,
+    error: Box<Error>,
+    kind: &'static str,
+    /// The member of the request that is wrong.
+    param: Option<&'static str>,
+    code: Option<&'static str>,
+    pub(super) close: bool,
+    pub(super) id: Option<RequestId>,
+}
+
+impl Fault {
+    /// The one place where a failure becomes OpenAI's words. Unlike in Triton's protocol, an unknown model is 404.
+    pub(super) fn of(error: Error, param: impl Into<Option<&'static str>>) -> Self {
+        let (kind, code) = match error.code {
+            ErrorCode::InvalidArgument => ("invalid_request_error", None),
+            ErrorCode::UnknownModel | ErrorCode::NotFound => {
+                ("invalid_request_error", Some("model_not_found"))
+            }
+            ErrorCode::Refused => ("permission_error", Some("refused_by_policy")),
+            ErrorCode::TooLarge => ("invalid_request_error", Some("request_too_large")),
+            ErrorCode::Unavailable => ("server_error", Some("overloaded")),
+            ErrorCode::DeadlineExceeded => ("server_error", Some("timeout")),
+            ErrorCode::Unsupported => ("invalid_request_error", Some("unsupported")),
+            ErrorCode::Internal => ("server_error", None),
+        };
+        let status = match error.code {
+            ErrorCode::UnknownModel => StatusCode::NOT_FOUND,
+            // A gateway's "not implemented" would be tried again.
+            ErrorCode::Unsupported => StatusCode::BAD_REQUEST,
+            code => status_of(code),
+        };
+        Self { status, error: Box::new(error), kind, param: param.into(), code, close: false, id: None }
+    }
+
+    pub(super) fn invalid(param: &'static str, message: impl Into<String>) -> Self {
+        Self::of(Error::invalid(message), param)
+    }
+
+    fn with(status: StatusCode, code: &'static str, message: String) -> Self {
+        Self { status, code: Some(code), ..Self::of(Error::invalid(message), None) }
+    }
+
+    pub(super) fn wire_code(&self) -> ErrorCode {
+        self.error.code
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::of(error, None)
+    }
+}
+
+impl From<ReadError> for Fault {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Late => {
+                Self::with(StatusCode::REQUEST_TIMEOUT, "request_timeout", ReadError::LATE.to_owned())
+            }
+            ReadError::Malformed => Error::invalid(ReadError::MALFORMED).into(),
+            ReadError::Refused(error) => error.into(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: Words<'a>,
+}
+
+#[derive(Serialize)]
+struct Words<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'static str>,
+    code: Option<&'static str>,
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let Self { status, error, kind, param, code, close, id } = self;
+        let body = Body { error: Words { message: clipped(&error.message), kind, param, code } };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(&error)));
+        }
+        if let Some(id) = id {
+            mark_id(headers, id);
+        }
+        if close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+pub(super) async fn unknown_url(method: Method, uri: Uri) -> Fault {
+    let message = format!("Unknown request URL: {method} /v1{}", uri.path());
+    Fault::with(StatusCode::NOT_FOUND, "unknown_url", message)
+}
+
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> Fault {
+    let message = format!("Not allowed to {method} on /v1{}", uri.path());
+    Fault::with(StatusCode::METHOD_NOT_ALLOWED, "method_not_supported", message)
+}

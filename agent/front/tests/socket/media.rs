@@ -1,0 +1,40 @@
+use crate::agent::{Agent, ECHO_JSON, Setup, add_model};
+
+#[test]
+fn what_a_model_cannot_take_is_refused_by_name() {
+    let agent = Agent::start(Setup::default());
+    let image = "[image]\ninput = \"input\"\nwidth = 2\nheight = 2\n";
+    add_model(&agent.repository, "blind", image);
+    add_model(&agent.repository, "seeing", &format!("{image}[classify]\noutput = \"output\""));
+    add_model(&agent.repository, "torn", "[text]\ntokenizer = \"none.json\"\n[embed]\noutput = \"output\"");
+    for model in ["blind", "seeing", "torn"] {
+        let loaded = agent.post(&format!("/v2/repository/models/{model}/load"), "", b"");
+        assert_eq!(loaded.status, 200, "{}", loaded.text());
+    }
+    let check = |model: &str, media: &str, body: &[u8], status: u16, part: &str| {
+        let headers = format!("content-type: {media}\r\n");
+        let answer = agent.post(&format!("/v2/models/{model}/infer"), &headers, body);
+        assert!(
+            answer.status == status && answer.error().contains(part),
+            "{model} {media}: {}",
+            answer.text()
+        );
+        assert!(answer.header("mast-request-id").is_some());
+    };
+    check("echo", "image/png", b"\x89PNG", 400, "takes no photo");
+    check("blind", "image/png", b"\x89PNG", 400, "[classify] or [detect]");
+    check("seeing", "image/jpeg", b"", 400, "not a JPEG or PNG photo");
+    check("seeing", "IMAGE/JPEG", b"\xff\xd8\xff\xe0\0\x10JFIF", 400, "cut off");
+    check("seeing", "image/png; x=y", b"\x89PNG\r\n\x1a\n", 400, "cannot decode");
+    check("none", "image/png", b"", 400, "none");
+    // The folder's fault, and its path is nobody's business.
+    check("torn", "text/plain", b"hot", 500, "the agent's log says why");
+    agent.check_serving();
+}
+
+#[test]
+fn json_that_calls_itself_text_is_json() {
+    let agent = Agent::start(Setup::default());
+    let answer = agent.infer("content-type: text/plain;charset=UTF-8\r\n", ECHO_JSON);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
