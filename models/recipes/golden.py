@@ -2,14 +2,17 @@
 
     golden.py --repository DIR --photos DIR [--write] case.json ...
 
-A case states what goes in (photo, crop, block, channels, mean, std: see photos.prepare) and how far an output may be
-off; the rest is filled in by --write:
+A case states what goes in and how far an output may be off. What goes in is a photo (crop, block, channels, mean, std: see
+photos.prepare), a `text`, or a `sound` of so many chunks (voice.py). The rest is filled in by --write:
 
     input.sha256    of the tensor's little-endian float32 bytes: check this before any output
     outputs[]       name, shape, samples = [[flat index, value], ...]: the 10 largest values, largest first
     top             classifiers: index and label of the largest output (`top_must_match`: also required to be the same)
     detections      detectors: label, score and box [left, top, right, bottom] in pixels of the input, after thresholds
                     and non-maximum suppression as model.toml states them
+    tokens          of the text, as Hugging Face's tokenizers has them
+    vector          of the text, pooled as model.toml states it; the cosine of got and expected has to reach tolerance.cosine
+    speech          one value a chunk of the sound, the state carried from each to the next
 
 |got - expected| <= tolerance.absolute has to hold for every sample. --spread says how far the outputs move when graph
 optimisation is off: other kernels, other summation order, the same model. The tolerances come from that.
@@ -25,8 +28,11 @@ import tomllib
 import numpy as np
 import onnxruntime
 
+import tokenizers
+
 import compact_json
 import photos
+import voice
 
 SAMPLES = 10
 
@@ -70,29 +76,65 @@ def overlap(a, b):
 def compute(case, args):
     """(filled-in case, outputs by name) for the stated input."""
     folder = os.path.join(args.repository, case["model"])
+    with open(os.path.join(folder, "model.toml"), "rb") as file:
+        config = tomllib.load(file)
+    run = session(os.path.join(folder, case["version"], "model.onnx"), not args.spread)
+    of_kind = of_text if "text" in case else of_sound if "sound" in case else of_photo
+    new, outputs = of_kind(json.loads(json.dumps(case)), args, folder, config, run)
+    new["outputs"] = [sample(name, value) for name, value in outputs.items()]
+    new["made_with"] = f"onnxruntime {onnxruntime.__version__}, CPU provider, 1 thread"
+    return new, outputs
+
+
+def infer(run, inputs):
+    names = [o.name for o in run.get_outputs()]
+    return dict(zip(names, run.run(names, inputs)))
+
+
+def of_text(case, args, folder, config, run):
+    text = config["text"]
+    tokenizer = tokenizers.Tokenizer.from_file(os.path.join(folder, text["tokenizer"]))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(text["max_tokens"])
+    case["tokens"] = tokenizer.encode(case["text"]).ids
+    ids = np.array([case["tokens"]], np.int64)
+    names = text["inputs"]
+    outputs = infer(run, {names["ids"]: ids, names["mask"]: np.ones_like(ids), names["types"]: np.zeros_like(ids)})
+    vector = outputs[config["embed"]["output"]][0].mean(axis=0)
+    case["vector"] = [round(float(v), 6) for v in vector / np.linalg.norm(vector)]
+    return case, outputs
+
+
+def of_sound(case, args, folder, config, run):
+    requests = voice.requests(case["sound"]["kind"], case["sound"]["chunks"])
+    case["sound"]["sha256"] = hashlib.sha256(requests.astype("<f4").tobytes()).hexdigest()
+    kept = config["sequence"]["state"][0]
+    state, speech = np.zeros(kept["shape"], np.float32), []
+    for request in requests:
+        outputs = infer(run, {"input": request[None], kept["input"]: state, "sr": np.array(16000, np.int64)})
+        state = outputs[kept["output"]]
+        speech.append(round(float(outputs["output"][0, 0]), 6))
+    case["speech"] = speech
+    return case, outputs
+
+
+def of_photo(case, args, folder, config, run):
     photo = os.path.join(args.photos, case["photo"]["name"])
     with open(photo, "rb") as file:
         photo_sha256 = hashlib.sha256(file.read()).hexdigest()
-    with open(os.path.join(folder, "model.toml"), "rb") as file:
-        config = tomllib.load(file)
     p = case["prepare"]
     tensor = photos.prepare(photos.load(photo), p["crop"], p["block"], p["channels"], p["mean"], p["std"])
-    run = session(os.path.join(folder, case["version"], "model.onnx"), not args.spread)
-    names = [o.name for o in run.get_outputs()]
-    outputs = dict(zip(names, run.run(names, {case["input"]["name"]: tensor})))
-    new = json.loads(json.dumps(case))
-    new["photo"]["sha256"] = photo_sha256
-    new["input"] |= {"datatype": "FP32", "shape": list(tensor.shape), "sha256": hashlib.sha256(tensor.astype("<f4").tobytes()).hexdigest()}
-    new["outputs"] = [sample(name, value) for name, value in outputs.items()]
+    outputs = infer(run, {case["input"]["name"]: tensor})
+    case["photo"]["sha256"] = photo_sha256
+    case["input"] |= {"datatype": "FP32", "shape": list(tensor.shape), "sha256": hashlib.sha256(tensor.astype("<f4").tobytes()).hexdigest()}
     with open(os.path.join(folder, "labels.txt"), encoding="utf-8") as file:
         labels = file.read().splitlines()
     if "classify" in config:
         best = int(outputs[config["classify"]["output"]].argmax())
-        new["top"] = {"index": best, "label": labels[best]}
+        case["top"] = {"index": best, "label": labels[best]}
     if "detect" in config:
-        new["detections"] = nanodet(outputs, config["detect"], labels)
-    new["made_with"] = f"onnxruntime {onnxruntime.__version__}, CPU provider, 1 thread"
-    return new, outputs
+        case["detections"] = nanodet(outputs, config["detect"], labels)
+    return case, outputs
 
 
 def sample(name, value):
@@ -104,13 +146,20 @@ def sample(name, value):
 def compare(case, new, outputs):
     """(complaints, largest difference over the samples)."""
     wrong, largest = [], 0.0
-    for key in ("photo", "input", "top") if case.get("top_must_match", True) else ("photo", "input"):
+    keys = ("photo", "input", "tokens", "sound")
+    for key in (*keys, "top") if case.get("top_must_match", True) else keys:
         if case.get(key) != new.get(key):
             wrong.append(f"{key} is {new.get(key)}, expected {case.get(key)}")
     for expected in case.get("outputs", []):
         got = outputs[expected["name"]].reshape(-1)
         for index, value in expected["samples"]:
             largest = max(largest, abs(float(got[index]) - value))
+    for got, value in zip(new.get("speech", []), case.get("speech", []), strict=True):
+        largest = max(largest, abs(got - value))
+    if "vector" in case:
+        cosine = float(np.dot(case["vector"], new["vector"]) / np.linalg.norm(case["vector"]) / np.linalg.norm(new["vector"]))
+        if cosine < case["tolerance"]["cosine"]:
+            wrong.append(f"the vector has turned: cosine {cosine:.6f}")
     if not case.get("outputs"):
         wrong.append("the case has no expected outputs yet; run: cargo xtask models golden --write")
     if largest > case["tolerance"]["absolute"]:
@@ -136,7 +185,7 @@ def main():
         name = f"{case['model']}/{os.path.basename(path)}"
         if args.write:
             compact_json.dump(path, new)
-            print(f"wrote  {name}: {new.get('top') or new.get('detections')}")
+            print(f"wrote  {name}: {new.get('top') or new.get('detections') or new.get('tokens') or new.get('speech')}")
             continue
         wrong, largest = compare(case, new, outputs)
         failed += bool(wrong)

@@ -13,6 +13,7 @@ import golden
 import photos
 import quantise_qdq
 import torch_checkpoint
+import voice
 
 
 class Call:
@@ -87,6 +88,16 @@ class Photos(unittest.TestCase):
         for crop, block in (({"x": 3, "y": 0, "width": 2, "height": 2}, 1), ({"x": 0, "y": 0, "width": 3, "height": 3}, 2)):
             with self.assertRaises(ValueError):
                 photos.prepare(photo, crop, block, "rgb", [0, 0, 0], [1, 1, 1])
+
+
+class Voice(unittest.TestCase):
+    def test_each_chunk_begins_with_the_end_of_the_one_before(self):
+        requests = voice.requests("voice", 3)
+        self.assertEqual(requests.shape, (3, 576))
+        np.testing.assert_array_equal(requests[1:, :64], requests[:-1, -64:])
+        np.testing.assert_array_equal(requests[0, :64], np.zeros(64))
+        self.assertEqual(float(np.abs(requests).max()), 0.5)
+        self.assertFalse(voice.requests("silence", 2).any())
 
 
 class Detections(unittest.TestCase):
