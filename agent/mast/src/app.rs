@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use engine::Backend;
 use engine_ort::OrtBackend;
+use engine_process::{IsolatingBackend, ProcessBackend};
 use serve::Serve;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,9 +27,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::cli::worker;
 use crate::config::{Config, ConfigError};
 use crate::exit::{Exit, chain};
-use crate::logging::Repeats;
+use crate::logging::Log;
+use crate::traces::{Exporter, Traces};
 use data_dir::DataDir;
 use observe::Observer;
 use outbox::Outbox;
@@ -45,7 +48,7 @@ const END_GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct App {
     config: Config,
-    repeats: Repeats,
+    log: Log,
     _data_dir: DataDir,
     serve: Arc<Serve>,
     front: front::Bound,
@@ -53,6 +56,7 @@ pub(crate) struct App {
     outbox: Option<Arc<Outbox>>,
     uplink: Option<Uplink<Outbox>>,
     observer: Arc<Observer>,
+    traces: Option<(Traces, Exporter)>,
     started: Instant,
 }
 
@@ -92,7 +96,7 @@ impl BuildError {
 }
 
 impl App {
-    pub(crate) async fn build(config: Config, repeats: Repeats) -> Result<Self, BuildError> {
+    pub(crate) async fn build(config: Config, log: Log) -> Result<Self, BuildError> {
         let started = Instant::now();
         let policy = config.policy()?;
         let data_dir = DataDir::open(&config.data_dir())?;
@@ -103,7 +107,12 @@ impl App {
         let mut onnxruntime = config.onnxruntime.clone();
         onnxruntime.cache_dir.get_or_insert_with(|| data_dir.cache());
         let runtime = engine_ort::load(&onnxruntime)?;
-        let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(OrtBackend::new(&runtime, &onnxruntime))];
+        let inline = Arc::new(OrtBackend::new(&runtime, &onnxruntime));
+        let (devices, providers) = (inline.devices(), inline.providers().to_vec());
+        let worker = worker::program(&config.log, &onnxruntime, &runtime);
+        let process = Arc::new(ProcessBackend::new(config.engines.clone(), worker, devices, providers));
+        let backend = IsolatingBackend { inline, process, default: config.engines.isolation };
+        let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(backend)];
         let serve = Serve::new(config.serve.clone(), policy, backends);
 
         let outbox = match &config.hub {
@@ -111,6 +120,8 @@ impl App {
             None => None,
         };
         let (uplink, view) = Self::uplink(&config, outbox.as_ref())?;
+        let collector = config.traces.collector().map_err(|detail| ConfigError::Invalid { detail })?;
+        let traces = collector.map(|collector| Traces::new(&config.traces, collector));
         let observer = Arc::new(Observer {
             started,
             serve: Arc::clone(&serve),
@@ -123,7 +134,7 @@ impl App {
         });
         Ok(Self {
             config,
-            repeats,
+            log,
             _data_dir: data_dir,
             serve,
             front,
@@ -131,6 +142,7 @@ impl App {
             outbox,
             uplink,
             observer,
+            traces,
             started,
         })
     }
@@ -158,10 +170,31 @@ impl App {
 
         let (observer, scraped) = (Arc::clone(&self.observer), self.observer);
         let status = Arc::new(move || observer.status_json());
-        let more_metrics = Arc::new(move |text: &mut String| scraped.write_metrics(text));
+        let (traces, exporter) = self.traces.unzip();
+        let counted = traces.clone();
+        let more_metrics = Arc::new(move |text: &mut String| {
+            scraped.write_metrics(text);
+            if let Some(traces) = &counted {
+                traces.write_metrics(text);
+            }
+        });
         let listen = &self.config.listen;
-        let control = front::serve_unix(self.control, listen, &self.serve, status, &front_stops);
-        let front = self.front.serve(&self.serve, Some(more_metrics), &front_stops).and(control);
+        let log_level = self.log.level.hook();
+        let traced = traces.as_ref().map(Traces::hook);
+        let mut bound = self.front.log_level(Arc::clone(&log_level));
+        if let Some(traced) = &traced {
+            bound = bound.traces(Arc::clone(traced));
+        }
+        let control = front::Control { status, log_level: Some(log_level), traces: traced };
+        let control = front::serve_unix(self.control, listen, &self.serve, control, &front_stops);
+        let front = bound.serve(&self.serve, Some(more_metrics), &front_stops).and(control);
+        let (stop_exporter, exporter_stops) = watch::channel(());
+        if let Some(exporter) = exporter {
+            tasks.spawn(async move {
+                exporter.run(exporter_stops).await;
+                Task::Exporter
+            });
+        }
 
         let recorder = self
             .outbox
@@ -199,8 +232,9 @@ impl App {
             stop_front,
             stop_uplink,
             stop_recorder,
+            stop_exporter,
             serve: self.serve,
-            repeats: self.repeats,
+            log: self.log,
             config: self.config,
             _data_dir: self._data_dir,
         }
@@ -210,6 +244,7 @@ impl App {
 /// A task that ends only when told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Task {
+    Exporter,
     Recorder,
     Uplink,
 }
@@ -256,8 +291,9 @@ pub(crate) struct Running {
     stop_front: watch::Sender<bool>,
     stop_uplink: watch::Sender<Option<Duration>>,
     stop_recorder: watch::Sender<()>,
+    stop_exporter: watch::Sender<()>,
     serve: Arc<Serve>,
-    repeats: Repeats,
+    log: Log,
     config: Config,
     _data_dir: DataDir,
 }
@@ -279,7 +315,7 @@ impl Running {
                     });
                 }
                 _ = tick.tick() => {
-                    self.repeats.report();
+                    self.log.repeats.report();
                     notify::tell(&[sd_notify::NotifyState::Watchdog]);
                 }
             }
@@ -319,6 +355,7 @@ impl Running {
         let last_words = async {
             // The uplink sends what is committed, so the last interval comes first.
             self.stop_recorder.send_replace(());
+            self.stop_exporter.send_replace(());
             if self.config.hub.is_some() {
                 join(&mut self.tasks, |ended| ended == Task::Recorder).await;
             }
@@ -326,7 +363,7 @@ impl Running {
             join(&mut self.tasks, |_| false).await;
         };
         let all_ended = timeout(uplink_budget + END_GRACE, last_words).await.is_ok();
-        self.repeats.report();
+        self.log.repeats.report();
         if !all_ended {
             tracing::error!(tasks = self.tasks.len(), "tasks did not end within the shutdown budget");
         }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use wire::Jurisdiction;
 
 use crate::cli::RunArgs;
+use crate::traces::TracesConfig;
 
 /// The whole of `mast.toml`.
 #[derive(Debug, Clone, Default, Deserialize, PartialEq)]
@@ -22,11 +23,13 @@ pub(crate) struct Config {
     pub(crate) listen: front::Config,
     pub(crate) serve: serve::Config,
     pub(crate) onnxruntime: engine_ort::Config,
+    pub(crate) engines: engine_process::Config,
     /// Without it nothing leaves the box, and no outbox is written.
     pub(crate) hub: Option<link::Config>,
     pub(crate) outbox: journal::StreamConfig,
     pub(crate) shutdown: ShutdownConfig,
     pub(crate) log: LogConfig,
+    pub(crate) traces: TracesConfig,
 }
 
 /// Which box this is. The identifiers are words of the fleet's topics: `[a-z0-9._-]{1,64}`.
@@ -116,6 +119,7 @@ impl Config {
         }
         let set = |place: &mut SocketAddr, given: Option<SocketAddr>| *place = given.unwrap_or(*place);
         set(&mut config.listen.http, args.http);
+        set(&mut config.listen.grpc, args.grpc);
         set(&mut config.listen.metrics, args.metrics);
         config.serve.site.jurisdiction = config.site.as_ref().map(|site| site.jurisdiction.clone());
         // The command line may run in another folder than the agent, and is told this path.
@@ -167,6 +171,7 @@ impl Config {
                 "outbox.record_limit_bytes must be at least {least}, the longest metric record"
             )));
         }
+        self.traces.collector().map_err(invalid)?;
         if self.shutdown.uplink_budget_ms >= self.shutdown.budget_ms {
             return Err(invalid("shutdown.uplink_budget_ms must be less than shutdown.budget_ms".to_owned()));
         }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber};
-use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{Layer as _, Registry, reload};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -26,25 +26,80 @@ pub(crate) enum LogError {
         "log.level: '{word}' is none of off, error, warn, info, debug, trace, nor target=level with one of them"
     )]
     Level { word: String },
+    #[error("log.level: over {LEVELS_LIMIT} bytes")]
+    TooLong,
     #[error("cannot install the log subscriber")]
     Install(#[from] TryInitError),
+    #[error("the log has ended")]
+    Reload(#[from] reload::Error),
 }
 
-/// Starts logging for the process. The answer reports what was held back, see [`Repeats::report`].
-pub(crate) fn init(config: &LogConfig) -> Result<Repeats, LogError> {
+/// Logging, once it has started.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    pub(crate) repeats: Repeats,
+    pub(crate) level: Level,
+}
+
+/// Starts logging for the process.
+pub(crate) fn init(config: &LogConfig) -> Result<Log, LogError> {
     let repeats = Repeats::new(Duration::from_millis(config.repeat_window_ms));
-    let filter = filter(&config.level)?;
+    let (filter, handle) = reload::Layer::new(filter(&config.level)?);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match config.format {
         LogFormat::Text => layer.with_ansi(false).with_filter(repeats.clone()).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_filter(repeats.clone()).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(layer).try_init()?;
-    Ok(repeats)
+    let words = Arc::new(Mutex::new(config.level.clone()));
+    Ok(Log { repeats, level: Level { filter: handle, words } })
 }
+
+/// The level in force, which may be changed while the agent runs. The child processes keep the one they were
+/// started with, and so does the chatter of ONNX Runtime.
+#[derive(Debug, Clone)]
+pub(crate) struct Level {
+    filter: reload::Handle<Targets, Registry>,
+    words: Arc<Mutex<String>>,
+}
+
+impl Level {
+    /// Sets the level, in the words of `log.level`, or leaves it with `None`; the answer is what is in force.
+    pub(crate) fn set(&self, levels: Option<&str>) -> Result<String, LogError> {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(levels) = levels.map(str::trim) {
+            let filter = filter(levels)?;
+            // Under the old level or the new: who turned the log off should be found in it.
+            let said = say_change(&words, levels);
+            self.filter.reload(filter)?;
+            if !said {
+                say_change(&words, levels);
+            }
+            levels.clone_into(&mut words);
+        }
+        Ok(words.clone())
+    }
+
+    /// For the front.
+    pub(crate) fn hook(&self) -> front::LogLevel {
+        let level = self.clone();
+        Arc::new(move |levels| level.set(levels).map_err(|error| error.to_string()))
+    }
+}
+
+fn say_change(from: &str, to: &str) -> bool {
+    tracing::warn!(from, to, "the log level was changed");
+    tracing::enabled!(tracing::Level::WARN)
+}
+
+/// Bytes of a level with its targets.
+const LEVELS_LIMIT: usize = 1000;
 
 /// `info`, or `info,mast_serve=debug`. A word that is no level is refused: taken as a target, it would silence the rest.
 fn filter(levels: &str) -> Result<Targets, LogError> {
+    if levels.len() > LEVELS_LIMIT {
+        return Err(LogError::TooLong);
+    }
     levels.split(',').try_fold(Targets::new(), |targets, word| {
         let wrong = || LogError::Level { word: word.to_owned() };
         let (target, level) = word.trim().split_once('=').unwrap_or(("", word.trim()));
@@ -178,6 +233,11 @@ mod tests {
             let said = filter(wrong).unwrap_err().to_string();
             assert!(said.contains("log.level"), "{wrong}: {said}");
         }
+    }
+
+    #[test]
+    fn a_level_that_would_take_memory_is_refused() {
+        assert!(matches!(filter(&"a=info,".repeat(1000)), Err(LogError::TooLong)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod doctor;
 mod exit;
 mod logging;
 mod status;
+mod traces;
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command as Process, ExitCode};
@@ -34,10 +35,12 @@ fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Uplink(args) => uplink(&args),
+        Command::Worker(args) => cli::worker::run(&args),
         Command::Infer(args) => cli::infer::run(&args),
         Command::Models(args) => cli::models::run(&args),
         Command::Status(args) => cli::status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Log(args) => cli::log::run(&args),
     };
     exit.code()
 }
@@ -50,8 +53,8 @@ fn run(args: &RunArgs) -> Exit {
         Ok(config) => config,
         Err(error) => return fail(Exit::BadConfig, "configuration", &error),
     };
-    let repeats = match logging::init(&config.log) {
-        Ok(repeats) => repeats,
+    let log = match logging::init(&config.log) {
+        Ok(log) => log,
         Err(error) => return fail(Exit::BadConfig, "configuration", &error),
     };
     let runtime = match Builder::new_multi_thread().enable_all().thread_name("mast").build() {
@@ -63,7 +66,7 @@ fn run(args: &RunArgs) -> Exit {
             Ok(signals) => signals,
             Err(error) => return fail(Exit::Failed, "cannot listen for signals", &error),
         };
-        let app = match App::build(config, repeats).await {
+        let app = match App::build(config, log).await {
             Ok(app) => app,
             Err(error) => {
                 tracing::error!(error = chain(&error), "the agent cannot start");

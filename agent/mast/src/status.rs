@@ -10,6 +10,7 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     pub(crate) draining: bool,
     pub(crate) http: String,
+    pub(crate) grpc: String,
     pub(crate) metrics: String,
     /// Resident memory now; absent where /proc is not mounted.
     pub(crate) resident_bytes: Option<u64>,

@@ -42,6 +42,7 @@ impl Observer {
             ready: self.serve.is_ready(),
             draining: self.serve.is_draining(),
             http: self.addresses.http.to_string(),
+            grpc: self.addresses.grpc.to_string(),
             metrics: self.addresses.metrics.to_string(),
             resident_bytes: resident_bytes(),
             resident_before_runtime_bytes: self.resident_before_runtime,

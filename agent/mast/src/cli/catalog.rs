@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use media::Plan;
 use serde::Deserialize;
 use serve::ModelConfig;
 
@@ -75,12 +76,10 @@ pub(super) struct Building {
     pub(super) total: Option<u32>,
 }
 
-/// What `mast infer` needs to know of a model: how a photo becomes its input and what its outputs mean.
+/// What `mast infer` needs to know of a model: how a photo or a text becomes its input and what its outputs mean.
 #[derive(Debug)]
 pub(super) struct Card {
-    pub(super) config: ModelConfig,
-    /// Where the label files lie.
-    pub(super) dir: PathBuf,
+    pub(super) plan: Plan,
 }
 
 impl Card {
@@ -94,7 +93,7 @@ impl Card {
         };
         let config = serde_json::from_value(found.config)
             .map_err(|source| CardError::Unreadable { model: model.to_owned(), source })?;
-        Ok(Self { config, dir: found.dir })
+        Self::new(&found.dir, &config)
     }
 
     /// As a folder of a repository says, for an agent on another machine.
@@ -103,13 +102,13 @@ impl Card {
         let text =
             fs::read_to_string(&path).map_err(|source| CardError::Read { path: path.clone(), source })?;
         let config = ModelConfig::parse(&text).map_err(|source| CardError::Parse { path, source })?;
-        Ok(Self { config, dir: dir.to_owned() })
+        Self::new(dir, &config)
     }
 
-    /// The lines of a label file; none when it cannot be read, for classes have numbers too.
-    pub(super) fn labels(&self, file: Option<&PathBuf>) -> Vec<String> {
-        let text = file.and_then(|file| fs::read_to_string(self.dir.join(file)).ok()).unwrap_or_default();
-        text.lines().map(|line| line.trim().to_owned()).collect()
+    fn new(dir: &Path, config: &ModelConfig) -> Result<Self, CardError> {
+        let plan = Plan::read(dir, config.into());
+        let plan = plan.map_err(|source| CardError::Plan { dir: dir.to_owned(), source })?;
+        Ok(Self { plan })
     }
 }
 
@@ -128,4 +127,6 @@ pub(super) enum CardError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{} is wrong", path.display())]
     Parse { path: PathBuf, source: serve::Error },
+    #[error("the model's folder {} is wrong", dir.display())]
+    Plan { dir: PathBuf, source: media::Error },
 }

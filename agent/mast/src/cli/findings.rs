@@ -1,97 +1,66 @@
-//! What a reply means, by the model's `[classify]` and `[detect]`.
+//! What a reply means, by the model's `[classify]`, `[detect]` and `[embed]`.
 
-use serde::Serialize;
+use media::{Detection, Error, Floats, Label, Outputs, Place, Plan};
 
-use super::catalog::Card;
-use super::classify;
-use super::detect::{self, Level};
-use super::photo::Place;
 use super::reply::Reply;
 
-/// A class and how sure the model is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Class {
-    pub(super) label: String,
-    pub(super) score: f32,
+/// What was sent, as far as the meaning of the outputs depends on it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Sent {
+    /// And how the model's image lies over it.
+    Photo(Place),
+    /// Of so many tokens.
+    Text { tokens: usize },
+    /// A request in JSON.
+    Request,
 }
 
-/// An object in the photo.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Object {
-    pub(super) label: String,
-    pub(super) score: f32,
-    /// x0, y0, x1, y1 in pixels of the photo, after EXIF orientation.
-    #[serde(rename = "box")]
-    pub(super) corners: [f32; 4],
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Findings {
+    pub(super) classes: Option<Vec<Label>>,
+    pub(super) objects: Option<Vec<Detection>>,
+    pub(super) vector: Option<Vec<f32>>,
 }
 
-/// The best classes; nothing for a model without `[classify]`.
-///
-/// # Errors
-/// In words, when the reply does not have what the configuration promises.
-pub(super) fn classes(reply: &Reply, card: &Card) -> Result<Option<Vec<Class>>, String> {
-    let Some(config) = &card.config.classify else { return Ok(None) };
-    let output = reply.output(&config.output)?;
-    let scores = output.floats()?;
-    // One photo: one row.
-    let row = scores.get(..output.shape.last().copied().unwrap_or(0).min(scores.len())).unwrap_or_default();
-    let labels = card.labels(config.labels.as_ref());
-    let ranked = classify::top(row, config.softmax, config.top).into_iter();
-    Ok(Some(ranked.map(|(class, score)| Class { label: label(&labels, class), score }).collect()))
-}
-
-/// The objects, in pixels of the photo; nothing for a model without `[detect]`, or without a photo.
-///
-/// # Errors
-/// In words, when the reply does not have what the configuration promises.
-pub(super) fn objects(
-    reply: &Reply,
-    card: &Card,
-    place: Option<Place>,
-) -> Result<Option<Vec<Object>>, String> {
-    let (Some(config), Some(image), Some(place)) = (&card.config.detect, &card.config.image, place) else {
-        return Ok(None);
-    };
-    if config.scores.len() != config.strides.len() || config.boxes.len() != config.strides.len() {
-        return Err("[detect] needs as many scores and boxes as strides".to_owned());
+impl Findings {
+    /// # Errors
+    /// `Output`, when the reply does not have what the configuration promises.
+    pub(super) fn of(reply: &Reply, plan: &Plan, sent: Sent) -> Result<Self, Error> {
+        let mut findings = Self { classes: plan.classify(reply)?, ..Self::default() };
+        match sent {
+            Sent::Photo(place) => findings.objects = plan.detect(reply, place)?,
+            Sent::Text { tokens } => {
+                findings.vector = plan.embed(reply, &[tokens])?.and_then(|mut rows| rows.pop())
+            }
+            Sent::Request => {}
+        }
+        Ok(findings)
     }
-    let mut values = Vec::new();
-    let mut classes = 0;
-    for ((stride, scores), boxes) in config.strides.iter().zip(&config.scores).zip(&config.boxes) {
-        let (scores, boxes) = (reply.output(scores)?, reply.output(boxes)?);
-        classes = scores.shape.last().copied().unwrap_or(0);
-        values.push((*stride, scores.floats()?, boxes.floats()?));
-    }
-    let levels: Vec<Level<'_>> =
-        values.iter().map(|(stride, scores, boxes)| Level { stride: *stride, scores, boxes }).collect();
-    let found = detect::nanodet(&levels, [image.width, image.height], classes, config)?;
-    let labels = card.labels(config.labels.as_ref());
-    let object = |one: detect::Found| Object {
-        label: label(&labels, one.class),
-        score: one.score,
-        corners: place.to_photo(one.corners),
-    };
-    Ok(Some(found.into_iter().map(object).collect()))
 }
 
-fn label(labels: &[String], class: usize) -> String {
-    labels.get(class).filter(|label| !label.is_empty()).cloned().unwrap_or_else(|| format!("class {class}"))
+impl Outputs for Reply {
+    fn floats(&self, name: &str) -> Result<Floats, Error> {
+        let wrong = |detail| Error::Output { output: name.to_owned(), detail };
+        let output = self.output(name).map_err(wrong)?;
+        Ok(Floats { shape: output.shape.clone(), values: output.floats().map_err(wrong)? })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use hyper::{HeaderMap, StatusCode};
     use serde_json::json;
+    use serve::ModelConfig;
 
     use super::super::client::Answer;
     use super::*;
 
-    fn card(dir: &std::path::Path, model_toml: &str) -> Card {
-        for (name, text) in [("model.toml", model_toml), ("labels.txt", "cat\ndog\n")] {
-            std::io::Write::write_all(&mut std::fs::File::create(dir.join(name)).unwrap(), text.as_bytes())
-                .unwrap();
-        }
-        Card::of_dir(dir).unwrap()
+    fn plan(dir: &Path, model_toml: &str) -> Plan {
+        let mut file = std::fs::File::create(dir.join("labels.txt")).unwrap();
+        std::io::Write::write_all(&mut file, b"cat\ndog\n").unwrap();
+        Plan::read(dir, (&ModelConfig::parse(model_toml).unwrap()).into()).unwrap()
     }
 
     fn reply(outputs: &serde_json::Value) -> Reply {
@@ -102,31 +71,43 @@ mod tests {
     #[test]
     fn classes_have_labels_or_numbers() {
         let dir = tempfile::tempdir().unwrap();
-        let card = card(dir.path(), "[classify]\noutput = \"y\"\nlabels = \"labels.txt\"\ntop = 2");
+        let plan = plan(dir.path(), "[classify]\noutput = \"y\"\nlabels = \"labels.txt\"\ntop = 2");
         let reply =
             reply(&json!([{ "name": "y", "datatype": "FP32", "shape": [1, 3], "data": [0.25, 0.0, 0.75] }]));
-        let class = |label: &str, score| Class { label: label.to_owned(), score };
-        let expected = vec![class("class 2", 0.75), class("cat", 0.25)];
-        assert_eq!(classes(&reply, &card), Ok(Some(expected)));
-        assert_eq!(objects(&reply, &card, None), Ok(None));
+        let class = |index, label: &str, score| Label { index, label: label.to_owned(), score };
+        let expected = Some(vec![class(2, "class 2", 0.75), class(0, "cat", 0.25)]);
+        let found = Findings::of(&reply, &plan, Sent::Request).unwrap();
+        assert_eq!(found, Findings { classes: expected, ..Findings::default() });
     }
 
     #[test]
-    fn objects_are_in_pixels_of_the_photo() {
+    fn what_the_configuration_promises_has_to_be_there() {
         let dir = tempfile::tempdir().unwrap();
         let toml = "[image]\ninput = \"x\"\nwidth = 8\nheight = 8\nresize = \"stretch\"\n[detect]\nkind = \"nanodet\"\n\
                     labels = \"labels.txt\"\nstrides = [8]\nscores = [\"s\"]\nboxes = [\"b\"]\nreg_max = 1\n\
                     score_threshold = 0.5\niou_threshold = 0.5";
-        let card = card(dir.path(), toml);
+        let plan = plan(dir.path(), toml);
         // Every side's two bins weigh the same: half a stride, so the box is the whole cell.
         let head = json!([
             { "name": "s", "datatype": "FP32", "shape": [1, 1, 2], "data": [0.25, 0.875] },
             { "name": "b", "datatype": "FP32", "shape": [1, 1, 8], "data": [0, 0, 0, 0, 0, 0, 0, 0] },
         ]);
-        let place = Place { scale: [2.0, 4.0], offset: [0.0, 0.0], photo: [16.0, 32.0] };
-        let dog = Object { label: "dog".to_owned(), score: 0.875, corners: [0.0, 0.0, 16.0, 32.0] };
-        assert_eq!(objects(&reply(&head), &card, Some(place)), Ok(Some(vec![dog])));
-        let error = objects(&reply(&json!([])), &card, Some(place)).unwrap_err();
-        assert!(error.contains("no output 's'"), "{error}");
+        let photo = Sent::Photo(Place { scale: [2.0, 4.0], offset: [0.0, 0.0], photo: [16.0, 32.0] });
+        let dog =
+            Detection { index: 1, label: "dog".to_owned(), score: 0.875, corners: [0.0, 0.0, 16.0, 32.0] };
+        assert_eq!(Findings::of(&reply(&head), &plan, photo).unwrap().objects, Some(vec![dog]));
+        // Without the photo nobody knows where its pixels are.
+        assert_eq!(Findings::of(&reply(&head), &plan, Sent::Request).unwrap(), Findings::default());
+        let error = Findings::of(&reply(&json!([])), &plan, photo).unwrap_err();
+        assert!(error.to_string().contains("no output 's'"), "{error}");
+    }
+
+    #[test]
+    fn a_text_has_a_vector() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path(), "[embed]\noutput = \"y\"");
+        let hidden = json!([{ "name": "y", "datatype": "FP32", "shape": [1, 2, 2], "data": [6, 0, 0, 8] }]);
+        let found = Findings::of(&reply(&hidden), &plan, Sent::Text { tokens: 2 }).unwrap();
+        assert_eq!(found.vector, Some(vec![0.6, 0.8]));
     }
 }

@@ -1,4 +1,4 @@
-//! `mast infer`: one inference, from a photo or a v2 request, and what it means.
+//! `mast infer`: one inference, from a photo, a text or a v2 request, and what it means.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
+use engine::BufferMut;
 use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, StatusCode};
+use media::{Photo, Plan};
 use serde_json::{Value, json};
+use wire::NamedTensor;
 
 use super::catalog::{Card, CardError};
 use super::client::{Answer, Client, ClientError, binary_headers, json_headers};
-use super::photo::{self, PhotoError, Place};
+use super::findings::{Findings, Sent};
 use super::reply::Reply;
 use super::report::Report;
-use super::{complain, findings, print};
+use super::{complain, print};
 use crate::config::default_data_dir;
 use crate::exit::{Exit, chain};
 
@@ -31,7 +34,7 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(2);
 pub(crate) struct InferArgs {
     /// Name of the model, as `mast models` lists it
     model: String,
-    /// A photo (JPEG, PNG), or a v2 inference request in JSON; `-` reads from stdin
+    /// A photo (JPEG, PNG), a text, or a v2 inference request in JSON; `-` reads from stdin
     input: PathBuf,
     /// Send it to this address (HOST:PORT) of the public API instead of the control socket
     #[arg(long)]
@@ -71,12 +74,12 @@ enum InferError {
     Input { path: PathBuf, source: io::Error },
     #[error("{} is longer than {INPUT_LIMIT_BYTES} bytes", path.display())]
     InputTooLong { path: PathBuf },
-    #[error("cannot use {} as a photo", path.display())]
-    Photo { path: PathBuf, source: PhotoError },
+    #[error("cannot use {}", path.display())]
+    Media { path: PathBuf, source: media::Error },
     #[error(
-        "model '{model}' has no [image] in its model.toml: send it a v2 request in JSON instead of a photo"
+        "model '{model}' has no {block} in its model.toml: send it a v2 request in JSON instead of {what}"
     )]
-    NotForPhotos { model: String },
+    NotFor { model: String, block: &'static str, what: &'static str },
     #[error("--{name} is no plain text")]
     Label { name: &'static str },
     #[error(transparent)]
@@ -127,10 +130,12 @@ async fn infer(args: &InferArgs) -> Result<Report, InferError> {
     };
     let (request, card) = match input.trim_ascii_start().first() {
         // What the outputs mean is good to know, but a request in JSON can do without.
-        Some(b'{') => (Request { headers: json_headers(), body: input.into(), place: None }, card.ok()),
+        Some(b'{') => {
+            (Request { headers: json_headers(), body: input.into(), sent: Sent::Request }, card.ok())
+        }
         _ => {
             let card = card?;
-            (photo_request(args, &card, &input)?, Some(card))
+            (media_request(args, &card.plan, &input)?, Some(card))
         }
     };
     let mut headers = request.headers;
@@ -140,41 +145,62 @@ async fn infer(args: &InferArgs) -> Result<Report, InferError> {
     let start = Instant::now();
     let answer = target.post(&path(&args.model, args.version), headers, request.body, limit).await?;
     let round_trip = start.elapsed();
-    understand(&answer, card.as_ref(), request.place, round_trip)
+    understand(&answer, card.as_ref(), request.sent, round_trip)
 }
 
 struct Request {
     headers: HeaderMap,
     body: Bytes,
-    /// Where the model's image lies in the photo.
-    place: Option<Place>,
+    sent: Sent,
 }
 
-/// The photo as the model's input, in the binary form both ways.
-fn photo_request(args: &InferArgs, card: &Card, bytes: &[u8]) -> Result<Request, InferError> {
-    let Some(config) = &card.config.image else {
-        return Err(InferError::NotForPhotos { model: args.model.clone() });
+/// The photo or the text as the model's inputs, in the binary form both ways.
+fn media_request(args: &InferArgs, plan: &Plan, bytes: &[u8]) -> Result<Request, InferError> {
+    let failed = |source| InferError::Media { path: args.input.clone(), source };
+    let allocate = |len| Ok(BufferMut::heap(len));
+    let (inputs, sent) = match std::str::from_utf8(bytes) {
+        // A photo is never UTF-8: both formats begin with a byte that is none.
+        Ok(text) if plan.takes_text() => {
+            let tokens = plan.tokenise(&[text.trim_end()]).map_err(failed)?;
+            let rows: Vec<_> = tokens.iter().collect();
+            let inputs = plan.text(&rows, allocate).map_err(failed)?;
+            (inputs, Sent::Text { tokens: rows.iter().map(|row| row.len()).sum() })
+        }
+        _ if plan.takes_photos() => {
+            let prepared =
+                Photo::open(bytes).and_then(|photo| plan.photo(photo, allocate)).map_err(failed)?;
+            (vec![prepared.input], Sent::Photo(prepared.place))
+        }
+        text => {
+            let (block, what) = if text.is_ok() { ("[text]", "a text") } else { ("[image]", "a photo") };
+            return Err(InferError::NotFor { model: args.model.clone(), block, what });
+        }
     };
-    let decoded = photo::decode(bytes).and_then(|photo| photo::prepare(&photo, config));
-    let prepared = decoded.map_err(|source| InferError::Photo { path: args.input.clone(), source })?;
+    let (headers, body) = binary(&inputs, args.timeout_ms);
+    Ok(Request { headers, body, sent })
+}
+
+fn binary(inputs: &[NamedTensor], timeout_ms: Option<u64>) -> (HeaderMap, Bytes) {
     let mut parameters = json!({ "binary_data_output": true });
-    if let Some(ms) = args.timeout_ms {
+    if let Some(ms) = timeout_ms {
         // The v2 parameter `timeout` is in microseconds.
         parameters["timeout"] = ms.saturating_mul(1_000).into();
     }
-    let head = json!({
-        "parameters": parameters,
-        "inputs": [{
-            "name": config.input,
-            "datatype": "FP32",
-            "shape": prepared.shape,
-            "parameters": { "binary_data_size": prepared.values.len() * size_of::<f32>() },
-        }],
-    });
+    let head = |NamedTensor { name, tensor }: &NamedTensor| {
+        json!({
+            "name": name,
+            "datatype": tensor.datatype().name(),
+            "shape": tensor.shape(),
+            "parameters": { "binary_data_size": tensor.data().len() },
+        })
+    };
+    let head = json!({ "parameters": parameters, "inputs": inputs.iter().map(head).collect::<Vec<_>>() });
     let mut body = head.to_string().into_bytes();
     let headers = binary_headers(body.len());
-    body.extend(prepared.values.iter().flat_map(|value| value.to_le_bytes()));
-    Ok(Request { headers, body: body.into(), place: Some(prepared.place) })
+    for input in inputs {
+        body.extend_from_slice(input.tensor.data().bytes());
+    }
+    (headers, body.into())
 }
 
 fn read_input(path: &Path) -> Result<Vec<u8>, InferError> {
@@ -224,7 +250,7 @@ fn path(model: &str, version: Option<u64>) -> String {
 fn understand(
     answer: &Answer,
     card: Option<&Card>,
-    place: Option<Place>,
+    sent: Sent,
     round_trip: Duration,
 ) -> Result<Report, InferError> {
     if answer.status != StatusCode::OK {
@@ -232,14 +258,11 @@ fn understand(
     }
     let nonsense = |detail| InferError::Reply { detail };
     let reply = Reply::read(answer).map_err(nonsense)?;
-    let (classes, objects) = match card {
-        Some(card) => (
-            findings::classes(&reply, card).map_err(nonsense)?,
-            findings::objects(&reply, card, place).map_err(nonsense)?,
-        ),
-        None => (None, None),
+    let findings = match card {
+        Some(card) => Findings::of(&reply, &card.plan, sent).map_err(|error| nonsense(error.to_string()))?,
+        None => Findings::default(),
     };
-    Ok(Report::new(&reply, classes, objects, round_trip))
+    Ok(Report::new(&reply, findings, round_trip))
 }
 
 fn refusal(answer: &Answer) -> InferError {

@@ -8,6 +8,12 @@ struct Line {
     args: InferArgs,
 }
 
+/// A photo of 2 x 1 pixels: (1, 2, 3), (4, 5, 6).
+const PNG: &[u8] =
+    b"\x89PNG\x0d\x0a\x1a\x0a\x00\x00\x00\x0dIHDR\x00\x00\x00\x02\x00\x00\x00\x01\x08\x02\x00\x00\x00{\
+    @\xe8\xdd\x00\x00\x00\x12IDATx\x01\x01\x07\x00\xf8\xff\x00\x01\x02\x03\x04\x05\x06\x00?\x00\x16h\
+    A_\x8d\x00\x00\x00\x00IEND\xaeB`\x82";
+
 fn args(line: &[&str]) -> InferArgs {
     Line::parse_from([&["infer"], line].concat()).args
 }
@@ -45,11 +51,9 @@ fn labels_become_headers_and_the_rest_is_left_to_the_listener() {
 fn a_photo_is_sent_in_binary_form() {
     let dir = tempfile::tempdir().unwrap();
     let card = card(dir.path(), "[image]\ninput = \"in\"\nwidth = 2\nheight = 1\nresize = \"stretch\"");
-    let mut png = Vec::new();
-    let photo = image::RgbImage::from_vec(2, 1, vec![1, 2, 3, 4, 5, 6]).unwrap();
-    photo.write_to(&mut io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    let png = PNG;
 
-    let request = photo_request(&args(&["m", "x.png", "--timeout-ms", "5"]), &card, &png).unwrap();
+    let request = media_request(&args(&["m", "x.png", "--timeout-ms", "5"]), &card.plan, png).unwrap();
     let json_len: usize =
         request.headers["inference-header-content-length"].to_str().unwrap().parse().unwrap();
     let head: Value = serde_json::from_slice(&request.body[..json_len]).unwrap();
@@ -63,15 +67,19 @@ fn a_photo_is_sent_in_binary_form() {
         [1.0_f32, 4.0, 2.0, 5.0, 3.0, 6.0].iter().flat_map(|value| value.to_le_bytes()).collect();
     assert_eq!(request.body[json_len..], values);
 
-    let error = photo_request(&args(&["m", "x.png"]), &card, b"GIF").err().unwrap();
+    let error = media_request(&args(&["m", "x.png"]), &card.plan, b"GIF").err().unwrap();
     assert!(error.to_string().contains("x.png"), "{error}");
 }
 
 #[test]
-fn a_model_without_image_takes_no_photo() {
+fn a_model_takes_what_its_configuration_says() {
     let dir = tempfile::tempdir().unwrap();
-    let error = photo_request(&args(&["m", "x.png"]), &card(dir.path(), ""), b"").err().unwrap();
-    assert!(matches!(error, InferError::NotForPhotos { .. }), "{error}");
+    let check = |bytes: &[u8], part: &str| {
+        let error = media_request(&args(&["m", "x"]), &card(dir.path(), "").plan, bytes).err().unwrap();
+        assert!(matches!(error, InferError::NotFor { .. }) && error.to_string().contains(part), "{error}");
+    };
+    check(b"\x89PNG", "[image]");
+    check(b"hot", "[text]");
 }
 
 #[test]
@@ -98,7 +106,8 @@ fn the_report_has_what_ran_and_what_came_out() {
         "mast_queue_us":90,"mast_batch_us":10,"mast_compute_us":12345,"mast_batch_rows":1},
         "outputs":[{"name":"y","datatype":"INT32","shape":[1,2],"data":[1,2]}]}"#;
     let report =
-        understand(&answer(StatusCode::OK, &[], body), None, None, Duration::from_millis(14)).unwrap();
+        understand(&answer(StatusCode::OK, &[], body), None, Sent::Request, Duration::from_millis(14))
+            .unwrap();
     let expected = json!({
         "model": "m", "version": "2", "provider": "cpu", "device": "cpu", "batch_rows": 1, "round_trip_us": 14_000,
         "timings_us": { "queue": 90, "batch": 10, "compute": 12_345 },

@@ -2,14 +2,13 @@
 
 pub(crate) mod client;
 pub(crate) mod infer;
+pub(crate) mod log;
 pub(crate) mod models;
 pub(crate) mod status;
+pub(crate) mod worker;
 
 mod catalog;
-mod classify;
-mod detect;
 mod findings;
-mod photo;
 mod reply;
 mod report;
 pub(crate) mod table;
@@ -39,7 +38,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the agent: serve the models of a folder, within policy, and report to the hub if one is configured
     Run(RunArgs),
-    /// Send one inference to the running agent: a photo, or a v2 JSON request
+    /// Send one inference to the running agent: a photo, a text, or a v2 JSON request
     Infer(infer::InferArgs),
     /// What is loaded, and what really runs each model
     Models(ConnectArgs),
@@ -47,9 +46,14 @@ pub(crate) enum Command {
     Status(ConnectArgs),
     /// Check this box: library, providers, ports, disk, clock, broker, certificates. Works with the daemon down
     Doctor(crate::doctor::DoctorArgs),
+    /// The log level of the running agent: what it is, or another one
+    Log(log::LogArgs),
     /// The process with the way out; started by `mast run`, never by hand
     #[command(hide = true)]
     Uplink(UplinkArgs),
+    /// Models in a process of their own; started by `mast run`, never by hand
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
 }
 
 #[derive(Debug, Args)]
@@ -75,6 +79,9 @@ pub(crate) struct RunArgs {
     /// Address of the inference API (default 127.0.0.1:8000)
     #[arg(long)]
     pub(crate) http: Option<SocketAddr>,
+    /// Address of the same API over gRPC (default 127.0.0.1:8001)
+    #[arg(long)]
+    pub(crate) grpc: Option<SocketAddr>,
     /// Address of /metrics (default 127.0.0.1:8002)
     #[arg(long)]
     pub(crate) metrics: Option<SocketAddr>,

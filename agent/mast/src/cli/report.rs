@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use media::{Detection, Label};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::findings::{Class, Object};
+use super::findings::Findings;
 use super::reply::Reply;
 use super::table;
 
@@ -25,9 +26,12 @@ pub(super) struct Report {
     /// From the first byte sent to the last received, connection included.
     round_trip_us: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    classes: Option<Vec<Class>>,
+    classes: Option<Vec<Label>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    objects: Option<Vec<Object>>,
+    objects: Option<Vec<Detection>>,
+    /// Of a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vector: Option<Vec<f32>>,
     outputs: Vec<Output>,
 }
 
@@ -47,12 +51,8 @@ struct Output {
 }
 
 impl Report {
-    pub(super) fn new(
-        reply: &Reply,
-        classes: Option<Vec<Class>>,
-        objects: Option<Vec<Object>>,
-        round_trip: Duration,
-    ) -> Self {
+    pub(super) fn new(reply: &Reply, findings: Findings, round_trip: Duration) -> Self {
+        let Findings { classes, objects, vector } = findings;
         let outputs = reply.outputs.iter().map(|output| Output {
             name: output.name.clone(),
             datatype: output.datatype.clone(),
@@ -73,6 +73,7 @@ impl Report {
             round_trip_us: u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX),
             classes,
             objects,
+            vector,
             outputs: outputs.collect(),
         }
     }
@@ -111,7 +112,15 @@ impl Report {
         if self.objects.as_ref().is_some_and(Vec::is_empty) {
             rows.push(table::row(["no object reaches the score threshold"]));
         }
-        if self.classes.is_none() && self.objects.is_none() {
+        if let Some(vector) = &self.vector {
+            let first: Vec<String> = vector.iter().take(FIRST).map(|value| format!("{value:.4}")).collect();
+            rows.push(table::row([
+                "vector",
+                &format!("of {}", vector.len()),
+                &format!("{}, ...", first.join(", ")),
+            ]));
+        }
+        if self.classes.is_none() && self.objects.is_none() && self.vector.is_none() {
             rows.extend(self.outputs.iter().map(raw));
         }
         // Writing into a String cannot fail.

@@ -29,7 +29,7 @@ fn show(status: &Status) -> String {
                 table::seconds(status.uptime_s)
             ),
         ]),
-        table::row(["listens", &format!("http {}, metrics {}", status.http, status.metrics)]),
+        table::row(["listens", &format!("http {}, grpc {}, metrics {}", status.http, status.grpc, status.metrics)]),
     ];
     rows.push(match &status.runtime {
         Some(runtime) => table::row([
@@ -157,7 +157,7 @@ mod tests {
     fn status() -> Value {
         json!({
             "agent_version": "0.1.0", "pid": 7, "uptime_s": 3_900, "ready": true, "draining": false,
-            "http": "127.0.0.1:8000", "metrics": "127.0.0.1:8002",
+            "http": "127.0.0.1:8000", "grpc": "127.0.0.1:8001", "metrics": "127.0.0.1:8002",
             "runtime": { "path": "/usr/lib/mast/libonnxruntime.so", "version": "1.28.0", "telemetry": "none" },
             "site": { "org": "acme", "region": "south", "site": "hill", "box": "b1", "jurisdiction": "DE-BY" },
             "policy": { "source": "/etc/mast/policy.toml", "digest": "0123456789abcdef0123", "refusals": [["eu-only", 3], ["x", 0]] },
@@ -183,7 +183,7 @@ mod tests {
         let shown = show(&serde_json::from_value(status()).unwrap());
         let expected = "\
 agent    ready; version 0.1.0, process 7, up 65 min
-listens  http 127.0.0.1:8000, metrics 127.0.0.1:8002
+listens  http 127.0.0.1:8000, grpc 127.0.0.1:8001, metrics 127.0.0.1:8002
 runtime  ONNX Runtime 1.28.0, telemetry none, /usr/lib/mast/libonnxruntime.so
 site     acme/south/hill/b1, jurisdiction DE-BY
 policy   /etc/mast/policy.toml, sha256 0123456789abcdef; refused 3 by eu-only

@@ -20,6 +20,11 @@ fn a_mistake_names_its_key_and_the_cure() {
     check("[outbox]\ngroup_limit = 0", &["outbox.group_limit", "at least 1"]);
     check("[outbox]\nrecord_limit_bytes = 1000", &["outbox.record_limit_bytes", "16384"]);
     check("[shutdown]\nbudget_ms = 1000", &["shutdown.uplink_budget_ms", "less than shutdown.budget_ms"]);
+    check(
+        "[traces]\notlp = \"http://192.0.2.1:4318\"",
+        &["traces.otlp", "loopback", "http://127.0.0.1:4318"],
+    );
+    check("[traces]\nqueue_limit = 0", &["traces.queue_limit", "at least 1"]);
     check("[hub]\nbroker = \"mqtt://b\"", &["[hub]", "[site]", "jurisdiction"]);
     check(&format!("{SITE}[hub]\nbroker = \"tcp://b\""), &["hub.broker", "mqtts://host:port"]);
     check(&format!("{SITE}[hub]\ninterval_s = 0"), &["hub.interval_s", "1 to 86400"]);

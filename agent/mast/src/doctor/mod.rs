@@ -199,6 +199,7 @@ async fn examine(args: &DoctorArgs) -> Subject {
         model_repository: args.model_repository.clone(),
         data_dir: args.data_dir.clone(),
         http: None,
+        grpc: None,
         metrics: None,
     };
     let config = Config::load(&run_args).map_err(|error| chain(&error));
