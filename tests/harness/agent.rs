@@ -106,7 +106,7 @@ impl Setup {
         command.arg("run").arg("--config").arg(config);
         command.arg("--model-repository").arg(&self.repository).arg("--data-dir").arg(&self.data_dir);
         if !self.config.contains("[listen]\nhttp") {
-            command.args(["--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+            command.args(["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
         }
         command.env("ORT_DYLIB_PATH", workspace::runtime_library()?);
         command.current_dir(workspace::root()).envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -140,6 +140,7 @@ impl Setup {
 #[derive(Debug)]
 pub struct Agent {
     pub http: SocketAddr,
+    pub grpc: SocketAddr,
     pub metrics: SocketAddr,
     process: Process,
     setup: Setup,
@@ -150,7 +151,7 @@ impl Agent {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let log = setup.dir().join("stderr.log");
         let process = Process::spawn("mast run", &mut setup.command()?, &log)?;
-        Ok(Self { http: nowhere, metrics: nowhere, process, setup })
+        Ok(Self { http: nowhere, grpc: nowhere, metrics: nowhere, process, setup })
     }
 
     fn learn_addresses(&mut self) -> Result<()> {
@@ -170,7 +171,7 @@ impl Agent {
                 .and_then(|text| text.parse().ok())
                 .with_context(|| format!("no {key} in {status}"))
         };
-        (self.http, self.metrics) = (address("http")?, address("metrics")?);
+        (self.http, self.grpc, self.metrics) = (address("http")?, address("grpc")?, address("metrics")?);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ pub mod load;
 pub mod onnx;
 mod process;
 mod tmpfs;
+mod tree;
 mod wait;
 pub mod workspace;
 
@@ -24,4 +25,5 @@ pub use broker::{EmbeddedBroker, Mosquitto};
 pub use hub::{Hub, Ledger};
 pub use process::{Process, free_port, kill_by_id};
 pub use tmpfs::{Tmpfs, mounting_is_possible};
+pub use tree::Tree;
 pub use wait::{wait_for, wait_until};

@@ -1,5 +1,9 @@
 //! Closed-loop load: N connections, each sends its next request when it has its reply. One thread and epoll(7), so that the
-//! client takes as little as it can of the cores it shares with what it measures.
+//! client takes as little as it can of the cores it shares with what it measures. [`open`] is the open loop over HTTP, [`grpc`]
+//! the closed loop over gRPC.
+
+pub mod grpc;
+pub mod open;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -34,16 +38,20 @@ pub struct Outcome {
 impl Outcome {
     /// The latency that `part` (0.5 is the median) of the replies did not exceed.
     pub fn quantile(&self, part: f64) -> Duration {
-        let last = self.latencies.len().saturating_sub(1);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-        let index = (part * last as f64).round() as usize;
-        self.latencies.get(index).copied().unwrap_or_default()
+        quantile(&self.latencies, part)
     }
 
     /// Replies per second.
     pub fn throughput(&self) -> f64 {
         self.replies as f64 / self.elapsed.as_secs_f64()
     }
+}
+
+fn quantile(sorted: &[Duration], part: f64) -> Duration {
+    let last = sorted.len().saturating_sub(1);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+    let index = (part * last as f64).round() as usize;
+    sorted.get(index).copied().unwrap_or_default()
 }
 
 /// No reply for this long, and the run has failed.

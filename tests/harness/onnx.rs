@@ -15,6 +15,13 @@ pub fn add_one(columns: u64) -> Vec<u8> {
     )
 }
 
+/// `y = x + before`, `after = y` over float32 `[-1, 1]`: with `after` handed back as `before`, the sum of all x so far.
+pub fn sum_so_far() -> Vec<u8> {
+    let nodes = [node("Add", &["x", "before"], &["y"], "add"), node("Identity", &["y"], &["after"], "keep")];
+    let tensor = |name| value(name, &[Dim::Any("n"), Dim::Is(1)]);
+    graph(&nodes, &[], &[tensor("x"), tensor("before")], &[tensor("y"), tensor("after")])
+}
+
 /// As [`add_one`], but with a graph of `steps` products of 256 x 256 matrices in between: about 1 ms of one core each.
 /// The answer for `x = 0` is 0. Not batchable: `[1, 1]`.
 pub fn slow(steps: usize) -> Vec<u8> {
@@ -113,12 +120,16 @@ fn value(name: &str, shape: &[Dim<'_>]) -> Vec<u8> {
 }
 
 fn model(nodes: &[Vec<u8>], initializers: &[Vec<u8>], input: &[u8], output: &[u8]) -> Vec<u8> {
+    graph(nodes, initializers, &[input.to_vec()], &[output.to_vec()])
+}
+
+fn graph(nodes: &[Vec<u8>], initializers: &[Vec<u8>], inputs: &[Vec<u8>], outputs: &[Vec<u8>]) -> Vec<u8> {
     let mut graph = Vec::new();
     nodes.iter().for_each(|node| bytes(1, node, &mut graph));
     bytes(2, b"mast", &mut graph);
     initializers.iter().for_each(|tensor| bytes(5, tensor, &mut graph));
-    bytes(11, input, &mut graph);
-    bytes(12, output, &mut graph);
+    inputs.iter().for_each(|input| bytes(11, input, &mut graph));
+    outputs.iter().for_each(|output| bytes(12, output, &mut graph));
     let mut opset = Vec::new();
     number(2, 17, &mut opset);
     let mut out = Vec::new();

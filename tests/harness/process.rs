@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait_for;
+use crate::{Tree, wait_for};
 
 /// A child whose standard output and error go to a file, killed by its own id when dropped.
 #[derive(Debug)]
@@ -70,6 +70,18 @@ impl Process {
         wait_for(&what, limit, || self.ended()).with_context(|| self.log())
     }
 
+    /// SIGTERM, and `kill -9` of it and all that it started and left behind, by their own ids, if that takes longer than `limit`.
+    pub fn stop_tree(&mut self, limit: Duration) {
+        let tree = Tree::of(self.id());
+        self.signal(Signal::TERM).ok();
+        self.wait(limit).ok();
+        self.kill().ok();
+        let left = tree.iter().flat_map(Tree::pids).filter(|pid| *pid != self.id());
+        for pid in left.filter_map(|pid| i32::try_from(pid).ok()) {
+            kill_by_id(pid).ok();
+        }
+    }
+
     /// CPU time used so far, of all its threads, in clock ticks of 10 ms: utime + stime of proc_pid_stat(5).
     pub fn cpu(&self) -> Result<Duration> {
         cpu_of(self.id())
@@ -77,17 +89,21 @@ impl Process {
 
     /// Resident memory in bytes: VmRSS of proc_pid_status(5).
     pub fn resident_bytes(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .context("no VmRSS in /proc/PID/status")?;
-        Ok(kib.trim().parse::<u64>()? * 1024)
+        resident_bytes_of(self.id())
     }
 }
 
-fn cpu_of(pid: u32) -> Result<Duration> {
+pub(crate) fn resident_bytes_of(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"))
+        .context("no VmRSS in /proc/PID/status")?;
+    Ok(kib.trim().parse::<u64>()? * 1024)
+}
+
+pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in brackets, may hold anything; the fields count from behind it.
     let (_, rest) = stat.rsplit_once(')').context("no name in /proc/PID/stat")?;

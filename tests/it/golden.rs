@@ -12,6 +12,10 @@ fn cases() -> Result<Vec<(PathBuf, Value)>> {
     for path in files::walk(&workspace::root().join("models/golden"))? {
         if path.extension().is_some_and(|end| end == "json") {
             let case: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+            // Sentences are media's to test, and sounds need sequences.
+            if case["photo"].is_null() {
+                continue;
+            }
             // The detector comes from npm; without npm setup said so and left it out.
             let model = case["model"].as_str().context("a case without a model")?;
             if workspace::models().join(model).is_dir() {

@@ -14,6 +14,7 @@ mod golden;
 mod infer;
 mod lifecycle;
 mod logs;
+mod media;
 mod no_hub;
 mod outbox;
 mod overload;
@@ -21,6 +22,7 @@ mod processes;
 mod refuse;
 mod repository;
 mod telemetry;
+mod traces;
 
 use anyhow::{Result, ensure};
 use harness::{Agent, Setup, infer as body, onnx};

@@ -42,6 +42,13 @@ pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))
 }
 
+/// Wheels are unpacked without the permission to run what they hold.
+pub(crate) fn make_executable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(path, mode).with_context(|| format!("cannot change {}", path.display()))
+}
+
 /// Held while the cache is changed, so that two commands at once do not build the same thing; released on drop.
 pub(crate) fn lock(cache: &Path) -> Result<File> {
     let path = cache.join("lock");

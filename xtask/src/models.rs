@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_model_has_golden_cases_on_test_photos() {
+    fn every_model_has_golden_cases_and_photos_are_those_for_tests() {
         let catalog = Catalog::load().unwrap();
         for model in &catalog.models {
             let cases = golden_cases(&model.id).unwrap();

@@ -1,4 +1,4 @@
-//! Python for recipes and test clients: a venv with the exact packages of `models/requirements.txt`.
+//! Python for recipes and test clients: a venv with the exact packages of a requirements file.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -13,11 +13,19 @@ const OLDEST: (u32, u32) = (3, 11);
 
 /// The interpreter of the venv. Makes the venv if it is not there or its requirements changed.
 pub(crate) fn ensure(cache: &Path) -> Result<PathBuf> {
-    let requirements = cache::root().join("models/requirements.txt");
-    let text = std::fs::read(&requirements).context("cannot read models/requirements.txt")?;
-    let venv = cache.join("venv");
+    venv(cache, "venv", &cache::root().join("models/requirements.txt"))
+}
+
+/// No registry that answers needs longer for one venv.
+const INSTALL_LIMIT_S: &str = "900";
+
+/// The interpreter of the venv at `place` in the cache, which has exactly the packages of the file `requirements`.
+pub(crate) fn venv(cache: &Path, place: &str, requirements: &Path) -> Result<PathBuf> {
+    let text =
+        std::fs::read(requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
+    let venv = cache.join(place);
     let python = venv.join("bin/python");
-    let stamp = Stamp::new(cache, "venv", cache::sha256_parts([&text[..]]));
+    let stamp = Stamp::new(cache, &place.replace('/', "-"), cache::sha256_parts([&text[..]]));
     let files = [venv.join("pyvenv.cfg")];
     // A venv points at the interpreter it was made with; after an upgrade of the system that one may be gone.
     if stamp.holds(&files) && python.exists() {
@@ -25,7 +33,7 @@ pub(crate) fn ensure(cache: &Path) -> Result<PathBuf> {
     }
     stamp.remove()?;
     let host = host()?;
-    let step = Step::begin("python", "making a venv");
+    let step = Step::begin(format!("python {place}"), "making a venv");
     let out = Command::new(&host).args(["-m", "venv", "--clear"]).arg(&venv).output();
     let out = out.with_context(|| format!("cannot run {host}"))?;
     if !out.status.success() {
@@ -39,8 +47,10 @@ pub(crate) fn ensure(cache: &Path) -> Result<PathBuf> {
     step.items(wanted as u64);
     step.doing("packages");
     twice(|| {
-        let mut pip = pip(&python, "install");
-        pip.args(["--no-deps", "--only-binary=:all:", "--no-compile", "--requirement"]).arg(&requirements);
+        let mut pip = Command::new("timeout");
+        pip.arg(INSTALL_LIMIT_S).arg(&python).args(["-m", "pip", "install"]);
+        pip.args(["--disable-pip-version-check", "--no-input", "--no-deps", "--only-binary=:all:"]);
+        pip.args(["--no-compile", "--requirement"]).arg(requirements);
         let mut seen = 0;
         finish(pip, &mut |line| {
             if line.starts_with("Collecting ") {
@@ -51,7 +61,9 @@ pub(crate) fn ensure(cache: &Path) -> Result<PathBuf> {
             }
         })
     })
-    .context("cannot install the packages of models/requirements.txt; is the registry reachable?")?;
+    .with_context(|| {
+        format!("cannot install the packages of {}; is the registry reachable?", requirements.display())
+    })?;
     stamp.write(&files)?;
     step.done(&format!("{wanted} packages in {}", venv.display()));
     Ok(python)

@@ -44,7 +44,7 @@ fn missing() -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let mut update = Command::new("apt-get");
     update.args(["update", "-q"]);
     crate::test::succeed(update)?;

@@ -1,15 +1,17 @@
-//! `cargo xtask bench serve`: the numbers that README and docs/bench quote, each against its floor on the same machine in the
-//! same run. Windows of the two sides are interleaved and the median of paired ratios counts, so that a busy neighbour hits both.
+//! `cargo xtask bench`: the numbers that README and docs/bench quote, each against its floor or its rivals on the same machine in
+//! the same run. Windows of the sides are interleaved and the median of paired ratios counts, so that a busy neighbour hits all.
 
 mod echo;
 mod footprint;
 mod outbox;
 mod overhead;
 mod programs;
+mod rivals;
+mod serve;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -25,36 +27,27 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// The request path, the footprint and the outbox
-    Serve(ServeArgs),
+    Serve(serve::Args),
+    /// Side by side with the servers of the field, and what must hold under too much load
+    Rivals(rivals::Args),
 }
 
-#[derive(Debug, clap::Args)]
-struct ServeArgs {
-    /// Also write the rows to this file
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Also write the table to this file, as Markdown
-    #[arg(long)]
-    markdown: Option<PathBuf>,
-    /// Only these parts: footprint, overhead, echo, outbox
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Pairs of windows per ratio; the published table is made with 7
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
-    pairs: u32,
-    /// Length of a window in seconds
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.what {
+        What::Serve(args) => serve::run(args),
+        What::Rivals(args) => rivals::run(args),
+    }
 }
 
-type Part = fn(&Programs, Windows) -> Result<Vec<Row>>;
-
-const PARTS: [(&str, Part); 4] = [
-    ("footprint", |programs, _| footprint::measure(programs)),
-    ("overhead", overhead::measure),
-    ("echo", echo::measure),
-    ("outbox", outbox::measure),
-];
+/// The parts whose names are wanted, all of them if none is named.
+fn parts<P, const N: usize>(parts: [(&str, P); N], only: &[String]) -> Result<Vec<P>> {
+    if let Some(unknown) = only.iter().find(|only| parts.iter().all(|(name, _)| name != only)) {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        bail!("no part {unknown} of the benchmark; there are {}", names.join(", "));
+    }
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    Ok(parts.into_iter().filter(|(name, _)| wanted(name)).map(|(_, part)| part).collect())
+}
 
 /// One line of the table.
 #[derive(Debug, Serialize)]
@@ -104,27 +97,15 @@ struct Windows {
     seconds: f64,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let What::Serve(args) = &args.what;
-    if let Some(name) = args.only.iter().find(|only| PARTS.iter().all(|(name, _)| name != only)) {
-        bail!("no part {name} of the benchmark");
+/// Prints the table, writes the files that are wanted, and fails where a target is missed.
+fn publish(rows: &[Row], json: Option<&Path>, markdown: Option<&Path>, head: &str, tail: &str) -> Result<()> {
+    let table = table(rows);
+    println!("\n{table}\n{tail}");
+    if let Some(path) = json {
+        save(path, &serde_json::to_string_pretty(rows)?)?;
     }
-    let programs = Programs::build()?;
-    let windows = Windows { pairs: args.pairs, seconds: args.seconds };
-    let mut rows = Vec::new();
-    for (_, measure) in PARTS
-        .into_iter()
-        .filter(|(name, _)| args.only.is_empty() || args.only.iter().any(|only| only == name))
-    {
-        rows.extend(measure(&programs, windows)?);
-    }
-    let table = table(&rows);
-    println!("\n{table}");
-    if let Some(path) = &args.json {
-        save(path, &serde_json::to_string_pretty(&rows)?)?;
-    }
-    if let Some(path) = &args.markdown {
-        save(path, &page(&table, windows))?;
+    if let Some(path) = markdown {
+        save(path, &format!("{head}{table}{tail}"))?;
     }
     match rows.iter().filter(|row| !row.holds).count() {
         0 => Ok(()),
@@ -152,21 +133,18 @@ fn number(value: f64) -> String {
     }
 }
 
-fn page(table: &str, windows: Windows) -> String {
+/// Cores and processor.
+fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("unknown", |(_, name)| name);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!(
-        "# bench serve\n\n`cargo xtask bench serve --markdown docs/bench/serve.md`: {} pairs of windows of {} s, on {cores} cores of \
-         {model}. Client, daemon and floor share the cores. What each row compares is said in `xtask/src/bench`.\n\n{table}",
-        windows.pairs, windows.seconds
-    )
+    format!("{cores} cores of {model}")
 }
 
-fn save(path: &PathBuf, text: &str) -> Result<()> {
+fn save(path: &Path, text: &str) -> Result<()> {
     let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     file.write_all(text.as_bytes())?;
     Ok(())

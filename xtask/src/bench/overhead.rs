@@ -21,8 +21,8 @@ const ADDED_LIMIT_US: f64 = 200.0;
 const MODEL_MS: std::ops::RangeInclusive<f64> = 0.7..=2.0;
 
 /// One window of either side.
-struct Window {
-    cpu_ms: f64,
+pub(super) struct Window {
+    pub(super) cpu_ms: f64,
     p50_us: f64,
     /// Between two calls of the engine; 0 for a floor.
     pause_us: f64,
@@ -100,7 +100,13 @@ pub(super) fn measure(programs: &Programs, windows: Windows) -> Result<Vec<Row>>
     Ok(rows)
 }
 
-fn measure_floor(programs: &Programs, windows: Windows, concurrency: usize, pause_us: f64) -> Result<Window> {
+/// ONNX Runtime alone on the conv net.
+pub(super) fn measure_floor(
+    programs: &Programs,
+    windows: Windows,
+    concurrency: usize,
+    pause_us: f64,
+) -> Result<Window> {
     let model = programs.conv_net.to_string_lossy();
     let concurrency = concurrency.to_string();
     let (seconds, pause) = (windows.seconds.to_string(), format!("{pause_us:.0}"));
@@ -116,12 +122,12 @@ fn measure_daemon(
     windows: Windows,
     concurrency: usize,
 ) -> Result<Window> {
-    let (cpu, computed) = (agent.process().cpu()?, compute_ns(agent)?);
+    let (cpu, computed) = (agent.process().cpu()?, compute_ns(agent, "conv")?);
     let until = Until::After(Duration::from_secs_f64(windows.seconds));
     let outcome = load::run(agent.http, request, concurrency, until)?;
     ensure!(outcome.refused == 0, "refused under a load of {concurrency}");
     let replies = outcome.replies as f64;
-    let compute_us = (compute_ns(agent)? - computed) / replies / 1e3;
+    let compute_us = (compute_ns(agent, "conv")? - computed) / replies / 1e3;
     Ok(Window {
         cpu_ms: (agent.process().cpu()? - cpu).as_secs_f64() * 1e3 / replies,
         p50_us: outcome.quantile(0.5).as_secs_f64() * 1e6,
@@ -130,8 +136,8 @@ fn measure_daemon(
 }
 
 /// Time in the engine since the start, as the model's statistics count it.
-fn compute_ns(agent: &Agent) -> Result<f64> {
-    let stats = http::get(agent.http, "/v2/models/conv/stats")?.json()?;
+pub(super) fn compute_ns(agent: &Agent, model: &str) -> Result<f64> {
+    let stats = http::get(agent.http, &format!("/v2/models/{model}/stats"))?.json()?;
     let ns = &stats["model_stats"][0]["inference_stats"]["compute_infer"]["ns"];
     ns.as_f64().with_context(|| format!("no compute_infer in {stats}"))
 }

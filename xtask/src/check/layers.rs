@@ -6,16 +6,33 @@ use anyhow::Result;
 use super::Tree;
 
 /// Which of ours each crate of the agent may name.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("wire", &["egress", "engine"]),
     ("egress", &[]),
     ("engine", &[]),
     ("journal", &[]),
+    ("triton", &[]),
     ("engine-ort", &["engine"]),
+    ("engine-process", &["engine"]),
     ("serve", &["engine", "wire"]),
-    ("front", &["engine", "serve", "wire"]),
+    ("media", &["engine", "serve", "wire"]),
+    ("front", &["engine", "media", "serve", "triton", "wire"]),
     ("link", &["egress"]),
-    ("mast", &["egress", "engine", "engine-ort", "front", "journal", "link", "serve", "wire"]),
+    (
+        "mast",
+        &[
+            "egress",
+            "engine",
+            "engine-ort",
+            "engine-process",
+            "front",
+            "journal",
+            "link",
+            "media",
+            "serve",
+            "wire",
+        ],
+    ),
 ];
 
 pub(super) fn check(tree: &Tree) -> Result<Vec<String>> {

@@ -8,7 +8,19 @@ use toml::{Table, Value};
 
 use super::Tree;
 
-const HEAVY: [&str; 8] = ["axum", "tonic", "ort", "ort-sys", "rumqttc", "rumqttd", "sled", "wgpu"];
+const HEAVY: [&str; 11] = [
+    "axum",
+    "fast_image_resize",
+    "image",
+    "ort",
+    "ort-sys",
+    "rumqttc",
+    "rumqttd",
+    "sled",
+    "tokenizers",
+    "tonic",
+    "wgpu",
+];
 
 pub(super) fn check(tree: &Tree) -> Result<Vec<String>> {
     let mut found = Vec::new();

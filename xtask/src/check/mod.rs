@@ -8,6 +8,7 @@ mod layers;
 mod links;
 mod manifests;
 mod only_mast;
+mod openapi;
 mod portable;
 mod serve_is_pure;
 mod sled_stays;
@@ -20,7 +21,7 @@ pub(crate) use tree::Tree;
 
 type Check = fn(&Tree) -> Result<Vec<String>>;
 
-const CHECKS: [(&str, Check); 11] = [
+const CHECKS: [(&str, Check); 12] = [
     ("1 serve builds without front, runtime, MQTT or disk crates", serve_is_pure::check),
     ("2 a heavy dependency has one manifest, a version one place", manifests::check),
     ("2 no sled type leaves the journal", sled_stays::check),
@@ -31,6 +32,7 @@ const CHECKS: [(&str, Check); 11] = [
     ("  unsafe code only in the engine crates, with its reason", unsafe_code::check),
     ("  decisions are numbered once", decisions::check),
     ("  no registry host and no path of one machine", portable::check),
+    ("  the OpenAPI document and the routes agree", openapi::check),
     ("  links between documents lead somewhere", links::check),
 ];
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::tree::{Tree, code};
 
-const MAY: [&str; 2] = ["agent/engine/", "agent/engine-ort/"];
+const MAY: [&str; 3] = ["agent/engine/", "agent/engine-ort/", "agent/engine-process/"];
 
 pub(super) fn check(tree: &Tree) -> Result<Vec<String>> {
     let mut found = Vec::new();

@@ -1,65 +1,19 @@
-//! `cargo xtask prove NAME`: proofs that take as long as they are given. `cargo xtask test` runs each with a small N.
+//! Accepted is never lost, whatever is killed.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::http::Request;
 use harness::load::{self, Until};
 use harness::{Agent, Hub, Mosquitto, Setup, infer, onnx};
 use serde_json::{Value, json};
 
-use crate::{cache, demo, setup};
+use super::Effort;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// outbox: kill -9 the broker, the uplink and the agent in turn, under load; the hub must count every reply
-    name: String,
-    /// How long
-    #[arg(long, default_value_t = 10.0)]
-    minutes: f64,
-    /// Also write the result to this file
-    #[arg(long)]
-    json: Option<PathBuf>,
-}
-
-/// A proof: the folder of the programs, how long, and what it found; an error where it does not hold.
-type Proof = fn(&Path, Duration) -> Result<Value>;
-
-const PROOFS: [(&str, Proof); 1] = [("outbox", outbox)];
-
-/// Enough for one turn of everything that is killed.
-const SMALL: Duration = Duration::from_secs(15);
-
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let Some((_, proof)) = PROOFS.iter().find(|(name, _)| *name == args.name) else {
-        let names: Vec<&str> = PROOFS.iter().map(|(name, _)| *name).collect();
-        bail!("no proof {}; there is {}", args.name, names.join(", "));
-    };
-    setup::ensure()?;
-    let programs = demo::build_release(&cache::root())?;
-    let found = proof(&programs, Duration::try_from_secs_f64(args.minutes * 60.0)?)?;
-    println!("{found:#}");
-    if let Some(path) = &args.json {
-        let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        write!(file, "{found:#}")?;
-    }
-    Ok(())
-}
-
-/// Every proof, with a small N.
-pub(crate) fn small(programs: &Path) -> Result<()> {
-    for (name, proof) in PROOFS {
-        println!("{name}: {}", proof(programs, SMALL).with_context(|| name.to_owned())?);
-    }
-    Ok(())
-}
-
-/// Accepted is never lost. A killed agent loses at most the interval that it had not committed, and says how much was committed:
+/// A killed agent loses at most the interval that it had not committed, and says how much was committed:
 /// so it is killed only when the hub has all, and everything else at any time.
-fn outbox(programs: &Path, time: Duration) -> Result<Value> {
+pub(super) fn prove(programs: &Path, effort: Effort) -> Result<Value> {
     let mut broker = Mosquitto::start()?;
     let hub = Hub::start(broker.port)?;
     let policy = "version = 1\n[[rules]]\nid = \"local\"\neffect = \"allow\"\ntenants = [\"local\"]\negress = \"aggregate\"\n";
@@ -74,7 +28,7 @@ fn outbox(programs: &Path, time: Duration) -> Result<Value> {
     let (started, mut replies, mut kills) =
         (Instant::now(), 0, json!({ "broker": 0, "uplink": 0, "agent": 0 }));
     let mut turn = 0_u64;
-    while started.elapsed() < time || turn < 3 {
+    while started.elapsed() < effort.time || turn < 3 {
         replies += send(&agent, &request)?;
         let victim = ["broker", "uplink", "agent"][usize::try_from(turn % 3)?];
         match victim {
