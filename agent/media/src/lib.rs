@@ -6,7 +6,7 @@
 //! Start reading at `plan.rs`.
 //!
 //! Every function is pure but [`Plan::read`], and works on the caller's thread: no thread, no task, no lock. Most
-//! are too slow for a thread that serves connections: a photo of 1920 x 1080 takes about 20 ms, a sentence
+//! are too slow for a thread that serves connections: a photo of 1920 x 1080 takes about 20 ms, one of 224 x 224 0.6 ms, a sentence
 //! of 16 tokens 0.05 ms, of 256 tokens 1 ms. What is untrusted is judged before it costs anything: size of the
 //! photo in pixels, length of the text in bytes. Memory is that of [`Photo::memory_bytes`], time grows with both.
 //!
