@@ -14,7 +14,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("triton", &[]),
     ("engine-ort", &["engine"]),
     ("engine-process", &["engine"]),
-    ("serve", &["engine", "wire"]),
+    ("serve", &["engine", "triton", "wire"]),
     ("media", &["engine", "serve", "wire"]),
     ("front", &["engine", "media", "serve", "triton", "wire"]),
     ("link", &["egress"]),

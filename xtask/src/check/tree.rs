@@ -54,12 +54,12 @@ impl Tree {
     /// Manifests of the members, parsed.
     pub(crate) fn manifests(&self) -> Result<Vec<(&str, toml::Table)>> {
         let of_members = self.files.iter().filter(|(path, _)| path.ends_with("/Cargo.toml"));
-        of_members
-            .map(|(path, text)| {
-                let table = text.parse().with_context(|| format!("{path} is not TOML"))?;
-                Ok((path.as_str(), table))
-            })
-            .collect()
+        let parsed = of_members.map(|(path, text)| {
+            let table: toml::Table = text.parse().with_context(|| format!("{path} is not TOML"))?;
+            Ok((path.as_str(), table))
+        });
+        // A package with a workspace of its own is no member: the generator, the fuzzers.
+        parsed.filter(|one| !matches!(one, Ok((_, table)) if table.contains_key("workspace"))).collect()
     }
 }
 

@@ -32,7 +32,7 @@ fn unsupported<T>(instead: &str) -> Answer<T> {
 }
 
 const NO_SHARED_MEMORY: &str = "shared memory regions are not served: send tensors in raw_input_contents";
-const NO_TRACE: &str = "trace settings are not served: traces are configured in mast.toml";
+const NO_TRACE: &str = "trace settings are not served: they are part of the configuration ([traces])";
 const NO_LOG: &str = "log settings are not served here: POST /v2/logging, or mast log";
 
 #[tonic::async_trait]
