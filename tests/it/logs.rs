@@ -42,10 +42,15 @@ fn noisy_requests() -> Vec<Request> {
             .with("X-Request-Id", HEADER)
             .with("traceparent", PARENT),
         Request::post(path, input(json!([0, 0, 0, 0]))).with("Authorization", &format!("Bearer {HEADER}")),
-        Request::post(&format!("/v2/repository/models/{PAYLOAD}/load"), "{}"),
+        noisy_order(),
         Request::post("/v2/repository/index", format!("{{\"{PAYLOAD}\":")),
         Request::get(&format!("/v2/models/add?{PAYLOAD}")),
     ]
+}
+
+/// Administration: refused on a port, and done, as far as there is such a model, over the control socket.
+fn noisy_order() -> Request {
+    Request::post(&format!("/v2/repository/models/{PAYLOAD}/load"), "{}")
 }
 
 /// The same over gRPC: what fits the model, and what does not.
@@ -83,6 +88,7 @@ fn nothing_of_a_client_is_logged_or_kept() -> Result<()> {
     for request in noisy_requests() {
         agent.send(&request)?;
     }
+    ensure!(agent.control(&noisy_order())?.status == 400, "{}", agent.log());
     let answered = noisy_messages().into_iter().map(|message| grpc::send(agent.grpc, &message).is_ok());
     ensure!(answered.collect::<Vec<_>>() == [true, false, false], "{}", agent.log());
     assert_serves(&agent)?;

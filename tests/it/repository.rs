@@ -24,7 +24,7 @@ fn entry(agent: &Agent, model: &str) -> Result<Value> {
 }
 
 fn order(agent: &Agent, model: &str, what: &str) -> Result<http::Response> {
-    http::post(agent.http, &format!("/v2/repository/models/{model}/{what}"), "{}")
+    agent.control(&Request::post(&format!("/v2/repository/models/{model}/{what}"), "{}"))
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_bad_model_says_why_and_leaves_the_others_alone() -> Result<()> {
 fn uploads_are_refused() -> Result<()> {
     let agent = setup_with_add()?.start()?;
     let body = r#"{"parameters":{"config":"{}","file:1/model.onnx":"AAAA"}}"#;
-    let response = agent.send(&Request::post("/v2/repository/models/sent/load", body))?;
+    let response = agent.control(&Request::post("/v2/repository/models/sent/load", body))?;
     ensure!(response.status >= 400, "{response}");
     ensure!(!agent.setup().repository().join("sent").exists(), "something was written");
     assert_serves(&agent)

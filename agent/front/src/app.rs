@@ -11,7 +11,7 @@ use serve::{ModelView, Serve};
 
 use crate::config::DefaultLabels;
 use crate::plans::Plans;
-use crate::{Config, LogLevel, Traces};
+use crate::{Config, Credentials, LogLevel, Traces};
 
 /// What the agent says about itself on `GET /control/status`.
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -35,6 +35,9 @@ impl fmt::Debug for Control {
     }
 }
 
+/// The names of classes, by the output they belong to.
+pub(crate) type Classes = HashMap<String, Arc<[String]>>;
+
 /// Appends lines in the Prometheus text format to `GET /metrics`.
 pub type MoreMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
@@ -44,7 +47,8 @@ pub(crate) struct App {
     pub(crate) body_limit: u64,
     pub(crate) body_time: Duration,
     pub(crate) labels: DefaultLabels,
-    pub(crate) repository_control: bool,
+    /// For `/metrics`.
+    pub(crate) credentials: Credentials,
     pub(crate) status: Option<Status>,
     pub(crate) metrics: Option<MoreMetrics>,
     pub(crate) log_level: Option<LogLevel>,
@@ -67,7 +71,7 @@ impl App {
             body_limit: config.body_limit_bytes,
             body_time: Duration::from_millis(config.body_timeout_ms),
             labels,
-            repository_control: config.repository_control(config.http),
+            credentials: Credentials::default(),
             status: None,
             metrics: None,
             log_level: None,
@@ -79,20 +83,28 @@ impl App {
         }
     }
 
-    /// The lines of the model's label file; nothing when it has none or it cannot be read.
-    pub(crate) async fn label_lines(self: &Arc<Self>, view: &ModelView) -> Arc<[String]> {
-        let Some(labels) = view.config.classify.as_ref().and_then(|classify| classify.labels.as_ref()) else {
-            return Arc::default();
-        };
-        let path = view.dir.join(labels);
+    /// The lines of the outputs' label files. An output is missing when it has none or it cannot be read.
+    pub(crate) async fn label_lines(
+        self: &Arc<Self>,
+        view: &ModelView,
+        outputs: impl Iterator<Item = &str>,
+    ) -> Classes {
+        let path = |name: &str| Some((name.to_owned(), view.dir.join(view.config.labels(name)?)));
+        let paths: Vec<_> = outputs.filter_map(path).collect();
+        if paths.is_empty() {
+            return Classes::new();
+        }
         let app = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || {
-            let lines = app.label_files.lines(&path);
-            lines.inspect_err(|error| {
-                tracing::warn!(path = %path.display(), %error, "cannot read the labels of a model");
-            })
+            let lines = |(output, path): (String, PathBuf)| {
+                let lines = app.label_files.lines(&path).inspect_err(|error| {
+                    tracing::warn!(path = %path.display(), %error, "cannot read the labels of a model");
+                });
+                Some((output, lines.ok()?))
+            };
+            paths.into_iter().filter_map(lines).collect()
         });
-        read.await.ok().and_then(Result::ok).unwrap_or_default()
+        read.await.unwrap_or_default()
     }
 }
 

@@ -2,7 +2,7 @@
 //! reads a body and how it writes a reply; the steps between are these, in the order that refuses early:
 //!
 //! 1. [`Caller::of`]: whose request is it, and may it run here? From the headers alone.
-//! 2. [`Call::open`]: which model serves it?
+//! 2. [`Call::open`]: may they use the model, and what serves it?
 //! 3. [`Call::reserve`]: is there room for its body? Only now is the body read.
 //! 4. the protocol's own decoding, into memory that [`Call`] gives (it is the decoders' [`Room`])
 //! 5. [`Call::submit`]: into the model's queue
@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use engine::BufferMut;
 use serve::{ModelView, Reply};
 use wire::{Error, Labels, NamedTensor, Part, Request, RequestId};
 
-use crate::app::App;
+use crate::access::Principal;
+use crate::app::{App, Classes};
 use crate::body::Budget;
 use crate::decode::{Room, Wishes};
 use crate::encode::{Context, Wanted};
@@ -30,6 +31,7 @@ use crate::trace::Trace;
 /// Who asks, and until when.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
+    principal: Principal,
     labels: Labels,
     deadline: Option<Instant>,
 }
@@ -37,18 +39,22 @@ pub(crate) struct Caller {
 impl Caller {
     /// # Errors
     /// `Refused`: a label cannot be read, or the policy says no.
-    pub(crate) fn of(app: &App, headers: &HeaderMap) -> Result<Self, Error> {
-        let labels = labels(headers, &app.labels).inspect_err(|_| {
+    pub(crate) fn of(app: &App, parts: &Parts) -> Result<Self, Error> {
+        let labels = labels(&parts.headers, &app.labels).inspect_err(|_| {
             app.unread_labels.fetch_add(1, Ordering::Relaxed);
         })?;
         app.serve.permit(&labels)?;
-        Ok(Self { labels, deadline: None })
+        Ok(Self { principal: Principal::of(&parts.extensions), labels, deadline: None })
     }
 
     /// The protocol itself says how long the client waits.
     #[must_use]
     pub(crate) fn until(self, deadline: Option<Instant>) -> Self {
         Self { deadline, ..self }
+    }
+
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
     }
 }
 
@@ -73,8 +79,9 @@ impl Call {
     /// `budget`: what the body has already been given room for, which is nothing where the model stands in the path.
     ///
     /// # Errors
-    /// `UnknownModel`, `NotFound`, or `Unavailable` while the model is loading.
+    /// `Refused` where the caller may not use the model, `UnknownModel`, `NotFound`, or `Unavailable` while the model is loading.
     pub(crate) fn open(app: &App, caller: Caller, target: Target, budget: Budget) -> Result<Self, Error> {
+        caller.principal.permit(&target.model)?;
         let view = app.serve.find(&target.model, target.version)?;
         Ok(Self { caller, target, view, budget })
     }
@@ -164,7 +171,7 @@ impl Pending {
         let part = reply.single().await?;
         trace.ran(&part);
         tracing::debug!(request = %id, model = &*view.name, provider = %part.ran.provider, "answered");
-        let labels = if wanted.classification() { app.label_lines(&view).await } else { Arc::default() };
+        let labels = app.label_lines(&view, wanted.classified()).await;
         Ok(Answer { id, part, wanted, view, labels })
     }
 }
@@ -176,17 +183,12 @@ pub(crate) struct Answer {
     pub(crate) part: Part,
     pub(crate) wanted: Wanted,
     view: ModelView,
-    labels: Arc<[String]>,
+    labels: Classes,
 }
 
 impl Answer {
     pub(crate) fn context(&self) -> Context<'_> {
-        Context {
-            model: &self.view.name,
-            batches: self.view.config.max_batch_size > 0,
-            labelled: self.view.config.classify.as_ref().map(|classify| classify.output.as_str()),
-            labels: &self.labels,
-        }
+        Context { model: &self.view.name, batches: self.view.config.max_batch_size > 0, labels: &self.labels }
     }
 }
 

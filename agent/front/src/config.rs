@@ -3,7 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::Deserialize;
 use wire::Jurisdiction;
 
-use crate::Error;
+use crate::{Error, KeysConfig, TlsConfig};
 
 /// Who may connect, how long a client may take and how much it may send.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -15,7 +15,7 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// `GET /metrics`.
     pub metrics: SocketAddr,
-    /// Needed for an address other than loopback: there is no TLS.
+    /// Needed for an address other than loopback where there is no TLS.
     pub insecure_listen: bool,
     /// The longest body of a request, and the most that a compressed one may unpack to.
     pub body_limit_bytes: u64,
@@ -30,9 +30,10 @@ pub struct Config {
     pub connection_limit: usize,
     /// For requests that do not carry the label headers.
     pub labels: DefaultLabels,
-    /// Whether `/v2/repository/models/{m}/load` and `unload` answer on `http`, and the same calls on `grpc`. Not
-    /// stated: where the listener's address is loopback. The control socket always answers.
-    pub allow_repository_control: Option<bool>,
+    /// Not stated: no TLS. Stated: on every TCP listener.
+    pub tls: Option<TlsConfig>,
+    /// Not stated: nobody needs a key, and nobody may administer on the TCP listeners.
+    pub keys: Option<KeysConfig>,
 }
 
 /// The labels of a request that states none.
@@ -59,7 +60,8 @@ impl Default for Config {
             write_timeout_ms: 30_000,
             connection_limit: 1024,
             labels: DefaultLabels::default(),
-            allow_repository_control: None,
+            tls: None,
+            keys: None,
         }
     }
 }
@@ -80,7 +82,7 @@ impl Config {
     /// [`Error::Exposed`] and [`Error::TooSmall`], with the key to change.
     pub fn validate(&self) -> Result<(), Error> {
         for (listener, address) in [("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)] {
-            if !self.insecure_listen && !address.ip().is_loopback() {
+            if !self.insecure_listen && self.tls.is_none() && !address.ip().is_loopback() {
                 return Err(Error::Exposed { listener, address });
             }
         }
@@ -96,11 +98,10 @@ impl Config {
                 return Err(Error::TooSmall { key, least: 1 });
             }
         }
+        if self.tls.as_ref().is_some_and(|tls| tls.handshake_timeout_ms == 0) {
+            return Err(Error::TooSmall { key: "tls.handshake_timeout_ms", least: 1 });
+        }
         Ok(())
-    }
-
-    pub(crate) fn repository_control(&self, listener: SocketAddr) -> bool {
-        self.allow_repository_control.unwrap_or_else(|| listener.ip().is_loopback())
     }
 }
 
@@ -125,21 +126,29 @@ mod tests {
         check("http = \"0.0.0.0:8000\"", Some("insecure_listen = true"));
         check("metrics = \"192.0.2.1:8002\"", Some("metrics"));
         check("grpc = \"0.0.0.0:8001\"", Some("grpc"));
+        check("http = \"0.0.0.0:8000\"", Some("[listen.tls]"));
         check("http = \"0.0.0.0:8000\"\ninsecure_listen = true", None);
         check("body_limit_bytes = 0", Some("body_limit_bytes"));
         check("connection_limit = 0", Some("connection_limit"));
     }
 
     #[test]
-    fn control_is_for_loopback_unless_stated() {
-        let check = |text: &str, allowed: bool| {
-            let config: Config = toml::from_str(text).unwrap();
-            assert_eq!(config.repository_control(config.http), allowed, "{text}");
+    fn sections_of_who_may_call() {
+        let check = |text: &str, good: bool| {
+            let config = toml::from_str::<Config>(text).map_err(|error| error.to_string());
+            let valid = config.and_then(|config| config.validate().map_err(|error| error.to_string()));
+            assert_eq!(valid.is_ok(), good, "{text}: {valid:?}");
         };
-        check("", true);
-        check("http = \"0.0.0.0:8000\"", false);
-        check("http = \"0.0.0.0:8000\"\nallow_repository_control = true", true);
-        check("allow_repository_control = false", false);
-        assert!(toml::from_str::<Config>("htp = 1").is_err());
+        let tls = "http = \"0.0.0.0:1\"\n[tls]\ncert = \"c\"\nkey = \"k\"\n";
+        check(tls, true);
+        check(&format!("{tls}min_version = \"1.3\"\nclient_certificates = \"optional\""), true);
+        check(&format!("{tls}min_version = \"1.1\""), false);
+        check(&format!("{tls}handshake_timeout_ms = 0"), false);
+        check("[tls]\ncert = \"c\"", false);
+        check("[keys]\nfile = \"k\"", true);
+        check("[keys]", false);
+        // Keys without TLS are read on the way.
+        check("http = \"0.0.0.0:1\"\n[keys]\nfile = \"k\"", false);
+        check("allow_repository_control = true", false);
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::Config;
 use crate::http2;
 use crate::socket::Socket;
+use crate::tls::Handshake;
 
 /// The longest header of a request. It is also the most a connection reads ahead, which is memory outside the
 /// byte budget.
@@ -31,20 +32,21 @@ const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: a
 /// How long a connection that is turned away may take to read why.
 const TURNED_AWAY_TIME: Duration = Duration::from_secs(2);
 
-/// What a connection may cost.
+/// What a connection may cost, and what it takes to have one.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     connections: usize,
     header_time: Duration,
     write_time: Duration,
     protocol: Protocol,
+    tls: Option<Handshake>,
 }
 
-/// What is spoken on a listener; nothing is negotiated.
+/// What is spoken on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Http1,
-    /// With prior knowledge, as gRPC clients speak it.
+    /// With prior knowledge or by ALPN, as gRPC clients speak it.
     Http2,
 }
 
@@ -55,11 +57,16 @@ impl Limits {
             header_time: Duration::from_millis(config.header_timeout_ms),
             write_time: Duration::from_millis(config.write_timeout_ms),
             protocol: Protocol::Http1,
+            tls: None,
         }
     }
 
     pub(crate) fn http2(self) -> Self {
         Self { protocol: Protocol::Http2, ..self }
+    }
+
+    pub(crate) fn behind(self, tls: Option<Handshake>) -> Self {
+        Self { tls, ..self }
     }
 }
 
@@ -86,7 +93,8 @@ pub(crate) async fn accept<L: Listener>(
         };
         let socket = Socket::new(stream, limits.write_time);
         if connections.len() >= limits.connections {
-            if turned_away.len() < TURNED_AWAY_LIMIT {
+            // In TLS saying so would take a handshake, which is what there is no room for.
+            if limits.tls.is_none() && turned_away.len() < TURNED_AWAY_LIMIT {
                 let said = match limits.protocol {
                     Protocol::Http1 => TURNED_AWAY,
                     Protocol::Http2 => http2::TURNED_AWAY,
@@ -117,10 +125,30 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shutdown: watch::Receiver<bool>,
     _place: Place,
 ) {
+    let Some(tls) = limits.tls.clone() else {
+        return speak(socket, &limits, router, shutdown).await;
+    };
+    let mut stopping = shutdown.clone();
+    let shaken = tokio::select! {
+        biased;
+        shaken = tls.shake(socket) => shaken,
+        () = requested(&mut stopping) => None,
+    };
+    if let Some((stream, peer)) = shaken {
+        speak(stream, &limits, peer.before(router), shutdown).await;
+    }
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    limits: &Limits,
+    router: Router,
+    shutdown: watch::Receiver<bool>,
+) {
     let ended = match limits.protocol {
-        Protocol::Http1 => serve_http1(socket, limits.header_time, router, shutdown).await,
+        Protocol::Http1 => serve_http1(stream, limits.header_time, router, shutdown).await,
         Protocol::Http2 => {
-            http2::serve(socket, limits.header_time, limits.write_time, router, shutdown).await
+            http2::serve(stream, limits.header_time, limits.write_time, router, shutdown).await
         }
     };
     if let Err(error) = ended {
@@ -130,7 +158,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    socket: Socket<S>,
+    socket: S,
     header_time: Duration,
     router: Router,
     mut shutdown: watch::Receiver<bool>,

@@ -12,6 +12,7 @@ use serve::{
     ModelView, Resize,
 };
 
+use crate::access::Principal;
 use crate::app::App;
 use crate::fault::Fault;
 use crate::repository;
@@ -22,7 +23,7 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
 
 pub(crate) async fn models(State(app): State<Arc<App>>) -> Result<Json<Value>, Fault> {
     let models: Vec<Value> = app.serve.models().iter().map(model).collect();
-    Ok(Json(json!({ "models": models, "index": repository::rows(&app, false)? })))
+    Ok(Json(json!({ "models": models, "index": repository::rows(&app, &Principal::Local, false)? })))
 }
 
 fn model(view: &ModelView) -> Value {
@@ -37,6 +38,8 @@ fn model(view: &ModelView) -> Value {
         "inputs": view.signature.inputs.iter().map(tensor).collect::<Vec<_>>(),
         "outputs": view.signature.outputs.iter().map(tensor).collect::<Vec<_>>(),
         "config": config(&view.config),
+        "warnings": *view.warnings,
+        "memory": { "host_bytes": view.footprint.host_bytes, "device_bytes": view.footprint.device_bytes },
     })
 }
 
@@ -85,6 +88,10 @@ fn config(config: &ModelConfig) -> Value {
         "spinning": config.spinning,
         "device_memory_limit_bytes": config.device_memory_limit_bytes,
         "warmup": config.warmup,
+        "instances": config.instances,
+        "isolation": config.isolation.map(engine::Isolation::name),
+        "preferred_batch_sizes": config.preferred_batch_sizes,
+        "preserve_ordering": config.preserve_ordering,
         "image": config.image.as_ref().map(image),
         "classify": config.classify.as_ref().map(classify),
         "detect": config.detect.as_ref().map(detect),

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use engine::{Buffer, DataType, Tensor};
 use wire::{Error, NamedTensor, Part};
 
+use crate::app::Classes;
 use crate::decode::{Head, OutputHead, OutputParameters};
 
 /// Tensors up to this many bytes are copied behind the JSON, so that a small reply is one piece of memory and
@@ -63,9 +64,10 @@ impl Wanted {
         self.outputs.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether any output is wanted as classes, which need the model's labels.
-    pub(crate) fn classification(&self) -> bool {
-        self.outputs.iter().any(|(_, parameters)| parameters.classification > 0)
+    /// The outputs that are wanted as classes, which need the model's labels.
+    pub(crate) fn classified(&self) -> impl Iterator<Item = &str> {
+        let classified = self.outputs.iter().filter(|(_, parameters)| parameters.classification > 0);
+        classified.map(|(name, _)| name.as_str())
     }
 
     fn output(&self, name: &str) -> OutputParameters {
@@ -80,9 +82,7 @@ pub(crate) struct Context<'a> {
     pub(crate) model: &'a str,
     /// Whether the first axis is the batch, so that classes are found row by row.
     pub(crate) batches: bool,
-    /// The output that `labels` belongs to.
-    pub(crate) labelled: Option<&'a str>,
-    pub(crate) labels: &'a [String],
+    pub(crate) labels: &'a Classes,
 }
 
 /// Where the time of a reply went and how large its batch was, by the keys of the reply's parameters.

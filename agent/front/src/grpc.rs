@@ -18,7 +18,7 @@ mod infer;
 mod message;
 mod request;
 mod service;
-mod status;
+pub(crate) mod status;
 mod stream;
 mod weigh;
 
@@ -39,7 +39,6 @@ use wire::{Error, ErrorCode};
 
 use crate::app::App;
 use crate::body::{Budget, Reader};
-use crate::config::Config;
 use generated::grpc_inference_service_server::GrpcInferenceServiceServer;
 
 /// The longest message of a call that carries no tensors.
@@ -49,14 +48,13 @@ const SMALL_LIMIT_BYTES: u64 = 64 << 10;
 #[derive(Debug, Clone)]
 pub(crate) struct Grpc {
     app: Arc<App>,
-    repository_control: bool,
     stopping: watch::Receiver<bool>,
 }
 
 impl Grpc {
     /// `stopping` ends calls that have no end of their own.
-    pub(crate) fn new(app: Arc<App>, config: &Config, stopping: watch::Receiver<bool>) -> Self {
-        Self { app, repository_control: config.repository_control(config.grpc), stopping }
+    pub(crate) fn new(app: Arc<App>, stopping: watch::Receiver<bool>) -> Self {
+        Self { app, stopping }
     }
 
     fn serve(&self) -> &Arc<Serve> {

@@ -26,7 +26,6 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::connection::requested;
-use crate::socket::Socket;
 
 /// Requests in flight on one connection.
 const STREAMS_LIMIT: u32 = 256;
@@ -50,7 +49,7 @@ pub(crate) const TURNED_AWAY: &[u8] =
 
 /// Serves one connection to its end. Dropping the future closes it.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    socket: Socket<S>,
+    socket: S,
     idle_time: Duration,
     write_time: Duration,
     router: Router,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
@@ -37,7 +38,7 @@ pub(crate) async fn infer(
     let mut trace = Trace::begin(app.traces.as_ref(), "http", Parent::of(&parts.headers));
     let id = trace.id();
     let mut reader = Reader::new(body, app.body_limit, app.body_time);
-    let answer = answer(&app, target, &parts.headers, &mut reader, &mut trace).await;
+    let answer = answer(&app, target, &parts, &mut reader, &mut trace).await;
     trace.ended(answer.as_ref().err().map(Fault::code));
     match answer {
         Ok(response) => Ok(response),
@@ -54,11 +55,12 @@ pub(crate) async fn infer(
 async fn answer(
     app: &Arc<App>,
     target: Target,
-    headers: &HeaderMap,
+    parts: &Parts,
     reader: &mut Reader,
     trace: &mut Trace,
 ) -> Result<Response, Fault> {
-    let caller = Caller::of(app, headers)?;
+    let headers = &parts.headers;
+    let caller = Caller::of(app, parts)?;
     let mut call = Call::open(app, caller, target, Budget::reserve(&app.serve, 0)?)?;
     let encoding = encoding_of(headers).ok_or_else(Fault::unknown_encoding)?;
     let header_length = header_length(headers)?;

@@ -3,7 +3,7 @@ use wire::{Error, Labels, Refusal};
 
 use crate::config::DefaultLabels;
 
-const TENANT: &str = "mast-tenant";
+pub(crate) const TENANT: &str = "mast-tenant";
 const JURISDICTION: &str = "mast-jurisdiction";
 const DATA_CLASS: &str = "mast-data-class";
 const PURPOSE: &str = "mast-purpose";

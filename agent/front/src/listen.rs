@@ -19,11 +19,13 @@ use tokio::time::{Instant, timeout_at};
 use crate::app::{App, Control, MoreMetrics};
 use crate::connection::{Limits, accept};
 use crate::grpc::{self, Grpc};
-use crate::{Config, Error, LogLevel, Traces, route};
+use crate::tls::Alpn;
+use crate::{Config, Credentials, Error, LogLevel, Traces, route};
 
 /// The ports, open and not served yet: what cannot be bound is known before anything else starts.
 pub struct Bound {
     config: Config,
+    credentials: Credentials,
     http: TcpListener,
     grpc: TcpListener,
     metrics: TcpListener,
@@ -43,14 +45,15 @@ pub struct Addresses {
 /// Opens the ports of `config`.
 ///
 /// # Errors
-/// Those of [`Config::validate`]; [`Error::InUse`] and [`Error::Bind`] with the address.
+/// Those of [`Config::validate`] and [`Credentials::load`]; [`Error::InUse`] and [`Error::Bind`] with the address.
 pub async fn bind(config: Config) -> Result<Bound, Error> {
     config.validate()?;
+    let credentials = Credentials::load(&config)?;
     let (http, http_address) = listen("http", config.http).await?;
     let (grpc, grpc_address) = listen("grpc", config.grpc).await?;
     let (metrics, metrics_address) = listen("metrics", config.metrics).await?;
     let addresses = Addresses { http: http_address, grpc: grpc_address, metrics: metrics_address };
-    Ok(Bound { config, http, grpc, metrics, addresses, log_level: None, traces: None })
+    Ok(Bound { config, credentials, http, grpc, metrics, addresses, log_level: None, traces: None })
 }
 
 async fn listen(listener: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
@@ -72,6 +75,11 @@ impl fmt::Debug for Bound {
 impl Bound {
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// The certificates and keys in use, for the status.
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.clone()
     }
 
     /// Lets an administrator change the log level.
@@ -98,19 +106,35 @@ impl Bound {
         app.metrics = more_metrics;
         app.log_level = self.log_level;
         app.traces = self.traces;
+        app.credentials = self.credentials.clone();
         let app = Arc::new(app);
         let limits = Limits::new(&self.config);
-        let mut running = Running::default();
-        running.spawn("http", nodelay(self.http), route::v2(Arc::clone(&app)), limits.clone(), shutdown);
-        let service = Grpc::new(Arc::clone(&app), &self.config, shutdown.clone());
-        running.spawn("grpc", nodelay(self.grpc), grpc::router(service), limits.clone().http2(), shutdown);
-        running.spawn("metrics", nodelay(self.metrics), route::metrics(app), limits, shutdown);
+        let behind = |alpn| {
+            let tls = self.credentials.tls.as_ref().map(|tls| tls.handshake(alpn));
+            limits.clone().behind(tls)
+        };
+        let mut running = Running { credentials: self.credentials.clone(), ..Running::default() };
+        let http = route::v2(Arc::clone(&app));
+        running.spawn("http", nodelay(self.http), http, behind(Alpn::Http1), shutdown);
+        let service = Grpc::new(Arc::clone(&app), shutdown.clone());
+        let grpc = route::guarded(grpc::router(service), &app);
+        running.spawn("grpc", nodelay(self.grpc), grpc, behind(Alpn::H2).http2(), shutdown);
+        let metrics = route::metrics(app);
+        running.spawn("metrics", nodelay(self.metrics), metrics, behind(Alpn::Http1), shutdown);
+        if !self.credentials.is_empty() {
+            let task = tokio::spawn(self.credentials.keep(shutdown.clone()));
+            running.listeners.push(Serving {
+                name: "reader of certificates and keys",
+                task,
+                open: Arc::default(),
+            });
+        }
         running
     }
 }
 
-/// Serves the control socket: everything `http` serves, repository control whatever the configuration says, and
-/// `/control/…`. Who may connect is decided by the socket file's mode.
+/// Serves the control socket: everything `http` serves, administration, and `/control/…`. No key is asked for: who
+/// may connect is decided by the socket file's mode.
 pub fn serve_unix(
     listener: UnixListener,
     config: &Config,
@@ -119,7 +143,6 @@ pub fn serve_unix(
     shutdown: &watch::Receiver<bool>,
 ) -> Running {
     let mut app = App::new(Arc::clone(serve), config);
-    app.repository_control = true;
     let Control { status, log_level, traces } = control.into();
     app.status = Some(status);
     app.log_level = log_level;
@@ -141,6 +164,7 @@ fn nodelay(listener: TcpListener) -> impl Listener {
 #[derive(Default)]
 pub struct Running {
     listeners: Vec<Serving>,
+    credentials: Credentials,
 }
 
 struct Serving {
@@ -163,7 +187,20 @@ impl Running {
         self.listeners.push(Serving { name, task, open });
     }
 
-    /// Both together, to be waited for in one budget.
+    /// The certificates and keys in use.
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.clone()
+    }
+
+    /// Reads the files of certificates and keys again, changed or not: what SIGHUP asks for. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Those of [`Credentials::reload`]; what is in use then stays in use.
+    pub fn reload(&self) -> Result<(), Error> {
+        self.credentials.reload()
+    }
+
+    /// Both together, to be waited for in one budget. Of `other`, no certificates and keys are read again.
     #[must_use]
     pub fn and(mut self, other: Running) -> Running {
         self.listeners.extend(other.listeners);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use wire::{Error, ErrorCode};
 
+use crate::access::Principal;
 use crate::app::App;
 use crate::fault::Fault;
 use crate::json::Whole;
@@ -38,16 +39,20 @@ pub(crate) async fn set_level(
     Ok(Json(Level { level: ask(&app, Some(&level))? }))
 }
 
-pub(crate) async fn settings(State(app): State<Arc<App>>) -> Result<Json<Value>, Fault> {
-    allowed(&app)?;
+pub(crate) async fn settings(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+) -> Result<Json<Value>, Fault> {
+    principal.administer()?;
     Ok(Json(Settings::of(&ask(&app, None)?).json()))
 }
 
 pub(crate) async fn set_settings(
     State(app): State<Arc<App>>,
+    principal: Principal,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Fault> {
-    allowed(&app)?;
+    principal.administer()?;
     let wanted: Map<String, Value> = parse(body)?;
     let mut settings = Settings::of(&ask(&app, None)?);
     for (key, value) in &wanted {
@@ -55,14 +60,6 @@ pub(crate) async fn set_settings(
     }
     let level = if wanted.is_empty() { None } else { Some(settings.level()) };
     Ok(Json(Settings::of(&ask(&app, level)?).json()))
-}
-
-fn allowed(app: &App) -> Result<(), Fault> {
-    if app.repository_control {
-        return Ok(());
-    }
-    let text = "logging is not an administrator's on this port; use the control socket";
-    Err(Fault::new(axum::http::StatusCode::FORBIDDEN, text))
 }
 
 fn ask(app: &App, level: Option<&str>) -> Result<String, Fault> {

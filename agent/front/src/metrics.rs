@@ -1,17 +1,19 @@
 //! `GET /metrics`: the Prometheus text format 0.0.4. Triton's names (`nv_inference_*`) where Mast counts the same
 //! thing, its own under `mast_`. What is not measured is absent, never zero.
 
+mod page;
+
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use serve::{COMPUTE_BOUNDS_US, IndexEntry, ModelStats, ModelView, Pressure};
+use serve::{COMPUTE_BOUNDS_US, IndexEntry, LevelStats, ModelStats, ModelView, Pressure};
 
 use crate::app::App;
+pub(crate) use page::Page;
 
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let mut text = render(&app);
@@ -23,18 +25,21 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
 
 fn render(app: &App) -> String {
     let serve = &*app.serve;
-    let mut page = Page { text: String::with_capacity(8 << 10) };
+    let mut page = Page::default();
     let stats = serve.stats();
     triton(&mut page, &stats);
     own(&mut page, &stats);
+    queues(&mut page, &stats);
     models(&mut page, &serve.models(), &serve.index());
     let mut refusals: BTreeMap<String, u64> = serve.refusals().into_iter().collect();
     *refusals.entry("unknown-label".to_owned()).or_default() += app.unread_labels.load(Ordering::Relaxed);
     agent(&mut page, serve.pressure(), &refusals, serve.is_ready());
-    page.text
+    app.credentials.write(&mut page);
+    page.into_text()
 }
 
 type Number = fn(&ModelStats) -> u64;
+type NumberOfLevel = fn(&LevelStats) -> u64;
 
 fn triton(page: &mut Page, stats: &[ModelStats]) {
     let counters: [(&str, &str, Number); 9] = [
@@ -104,6 +109,46 @@ fn own(page: &mut Page, stats: &[ModelStats]) {
     }
 }
 
+/// What waits and what keeps state.
+fn queues(page: &mut Page, stats: &[ModelStats]) {
+    let name = "mast_model_instances";
+    page.family(name, "gauge", "Engines that serve side by side");
+    for stats in stats {
+        page.sample(name, &of(stats), stats.instances);
+    }
+    let levels: [(&str, &str, &str, NumberOfLevel); 3] = [
+        ("mast_model_pending", "gauge", "Requests in the queue by priority; 1 is the highest", |it| {
+            it.pending
+        }),
+        ("mast_model_refused_total", "counter", "Requests without a place in the queue", |it| it.refused),
+        ("mast_model_expired_total", "counter", "Requests that were not run in time", |it| it.expired),
+    ];
+    for (name, kind, help, value) in levels {
+        page.family(name, kind, help);
+        for stats in stats {
+            for level in &stats.levels {
+                let labels = [of(stats).as_slice(), &[("priority", level.level.to_string())]].concat();
+                page.sample(name, &labels, value(level));
+            }
+        }
+    }
+    let keeping = || stats.iter().filter_map(|stats| Some((of(stats), stats.sequences?)));
+    let name = "mast_sequences_live";
+    page.family(name, "gauge", "Sequences whose state is kept");
+    for (labels, sequences) in keeping() {
+        page.sample(name, &labels, sequences.live);
+    }
+    let name = "mast_sequences_ended_total";
+    page.family(name, "counter", "Sequences that are over");
+    for (labels, sequences) in keeping() {
+        for (reason, value) in
+            [("end", sequences.ended), ("idle", sequences.expired), ("lost", sequences.lost)]
+        {
+            page.sample(name, &[labels.as_slice(), &[("reason", reason.to_owned())]].concat(), value);
+        }
+    }
+}
+
 fn models(page: &mut Page, models: &[ModelView], index: &[IndexEntry]) {
     let name = "mast_model_info";
     page.family(name, "gauge", "What a model really runs on; always 1");
@@ -115,6 +160,12 @@ fn models(page: &mut Page, models: &[ModelView], index: &[IndexEntry]) {
             ("device", view.placement.device.id.clone()),
         ];
         page.sample(name, &labels, 1);
+    }
+    let name = "mast_model_warnings";
+    page.family(name, "gauge", "What of a model's configuration is not as it was written");
+    for view in models {
+        let labels = [("model", view.name.to_string()), ("version", view.version.to_string())];
+        page.sample(name, &labels, view.warnings.len());
     }
     let name = "mast_model_state";
     page.family(name, "gauge", "The state of a model of the repository; always 1");
@@ -150,63 +201,4 @@ type Labels = Vec<(&'static str, String)>;
 
 fn of(stats: &ModelStats) -> Labels {
     vec![("model", stats.model.clone()), ("version", stats.version.to_string())]
-}
-
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, String)], value: impl Display) {
-        self.text.push_str(name);
-        for (index, (key, text)) in labels.iter().enumerate() {
-            self.text.push(if index == 0 { '{' } else { ',' });
-            self.text.push_str(key);
-            self.text.push_str("=\"");
-            self.escaped(text);
-            self.text.push('"');
-        }
-        if !labels.is_empty() {
-            self.text.push('}');
-        }
-        self.write(format_args!(" {value}\n"));
-    }
-
-    /// A label value: backslash, quote and line feed are escaped.
-    fn escaped(&mut self, text: &str) {
-        for character in text.chars() {
-            match character {
-                '\\' => self.text.push_str("\\\\"),
-                '"' => self.text.push_str("\\\""),
-                '\n' => self.text.push_str("\\n"),
-                other => self.text.push(other),
-            }
-        }
-    }
-
-    /// Writing to a String cannot fail.
-    fn write(&mut self, text: std::fmt::Arguments<'_>) {
-        self.text.write_fmt(text).ok();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn label_values_are_escaped() {
-        let check = |value: &str, expected: &str| {
-            let mut page = Page { text: String::new() };
-            page.sample("m", &[("a", value.to_owned()), ("b", String::new())], 3);
-            assert_eq!(page.text, format!("m{{a=\"{expected}\",b=\"\"}} 3\n"));
-        };
-        check("plain", "plain");
-        check("a\"b\\c\nd", "a\\\"b\\\\c\\nd");
-        check("} 1\n", "} 1\\n");
-    }
 }

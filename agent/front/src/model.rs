@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use wire::{Error, ErrorCode};
 
+use crate::access::Principal;
 use crate::app::App;
 use crate::describe;
 use crate::fault::Fault;
@@ -20,8 +21,8 @@ pub(crate) fn json(name: &'static str, message: &impl prost::Message) -> Result<
     value.map(Json).map_err(|error| Error::new(ErrorCode::Internal, wire::chain(&error)))
 }
 
-pub(crate) async fn server(State(app): State<Arc<App>>) -> Result<Json<Value>, Fault> {
-    Ok(json("ServerMetadataResponse", &describe::server(app.repository_control))?)
+pub(crate) async fn server(principal: Principal) -> Result<Json<Value>, Fault> {
+    Ok(json("ServerMetadataResponse", &describe::server(principal.may_administer()))?)
 }
 
 pub(crate) async fn live() {}
@@ -49,11 +50,18 @@ pub(crate) async fn config(State(app): State<Arc<App>>, target: Target) -> Resul
     Ok(json("ModelConfig", &describe::config(&view))?)
 }
 
-pub(crate) async fn all_stats(State(app): State<Arc<App>>) -> Result<Json<Value>, Fault> {
-    Ok(json("ModelStatisticsResponse", &describe::statistics(&app.serve, None, None)?)?)
+pub(crate) async fn all_stats(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+) -> Result<Json<Value>, Fault> {
+    Ok(json("ModelStatisticsResponse", &describe::statistics(&app.serve, &principal, None, None)?)?)
 }
 
-pub(crate) async fn stats(State(app): State<Arc<App>>, target: Target) -> Result<Json<Value>, Fault> {
-    let statistics = describe::statistics(&app.serve, Some(&target.model), target.version)?;
+pub(crate) async fn stats(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    target: Target,
+) -> Result<Json<Value>, Fault> {
+    let statistics = describe::statistics(&app.serve, &principal, Some(&target.model), target.version)?;
     Ok(json("ModelStatisticsResponse", &statistics)?)
 }

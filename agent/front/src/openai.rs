@@ -1,8 +1,8 @@
 //! OpenAI's API, as far as it is served: `/v1/models`, `/v1/models/{id}`, `/v1/embeddings`. Every failure under `/v1` is in
-//! OpenAI's form. An `Authorization` header is taken as it comes.
+//! OpenAI's form.
 
 mod embeddings;
-mod fault;
+pub(crate) mod fault;
 mod input;
 mod models;
 

@@ -1,15 +1,25 @@
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
 
+use crate::access::Principal;
 use crate::app::App;
-use crate::{control, fault, infer, logging, metrics, model, openai, repository};
+use crate::{access, control, fault, infer, logging, metrics, model, openai, repository};
 
 /// KServe v2 REST.
 pub(crate) fn v2(app: Arc<App>) -> Router {
-    finish(v2_routes(), app)
+    guarded(finish(v2_routes(), Arc::clone(&app)), &app)
+}
+
+/// Behind the guard, where keys are configured. For every listener that clients of a network may reach.
+pub(crate) fn guarded(router: Router, app: &App) -> Router {
+    match &app.credentials.keys {
+        Some(keys) => router.layer(from_fn_with_state(Arc::clone(keys), access::guard)),
+        None => router,
+    }
 }
 
 /// KServe v2 REST and what only the command line needs.
@@ -18,7 +28,7 @@ pub(crate) fn control(app: Arc<App>) -> Router {
         .route("/control/status", get(control::status))
         .route("/control/models", get(control::models))
         .route("/control/log", get(logging::level).post(logging::set_level).layer(small()));
-    finish(v2_routes().merge(control), app)
+    finish(v2_routes().merge(control), app).layer(Extension(Principal::Local))
 }
 
 pub(crate) fn metrics(app: Arc<App>) -> Router {

@@ -2,9 +2,10 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 
+use crate::access::Principal;
 use crate::fault::Fault;
 
-/// The model of a path, and the version where the path has one.
+/// The model of a path, which the caller may use, and the version where the path has one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) model: String,
@@ -28,6 +29,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
                 _ => return Err(malformed()),
             }
         }
+        Principal::of(&parts.extensions).permit(&target.model)?;
         Ok(target)
     }
 }

@@ -90,6 +90,7 @@ impl BuildError {
             | BuildError::Control { .. }
             | BuildError::Outbox(_) => Exit::BadDataDir,
             BuildError::Runtime(_) => Exit::NoRuntime,
+            BuildError::Listen(error) if error.is_configuration() => Exit::BadConfig,
             BuildError::Listen(_) => Exit::CannotListen,
         }
     }
@@ -126,6 +127,7 @@ impl App {
             started,
             serve: Arc::clone(&serve),
             addresses: front.addresses(),
+            credentials: front.credentials(),
             config: config.clone(),
             runtime,
             resident_before_runtime,
@@ -249,23 +251,30 @@ enum Task {
     Uplink,
 }
 
-/// The signals that ask for the end. Listened to from before the agent is built, so that none is missed.
+/// The signals that ask for the end, and SIGHUP, which asks for certificates and keys to be read again. Listened to
+/// from before the agent is built, so that none is missed.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// The next one. Cancel safe: signals are kept.
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Asked::End("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::End("SIGINT"),
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 
@@ -273,6 +282,13 @@ impl Signals {
     async fn interrupt(&mut self) {
         self.interrupt.recv().await;
     }
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    End(&'static str),
+    Reload,
 }
 
 /// Why the agent ends.
@@ -307,7 +323,10 @@ impl Running {
             // Every arm is cancel safe: signals are kept, join_next keeps its set, an interval keeps its time.
             tokio::select! {
                 name = self.front.ended() => return Cause::TaskEnded(name),
-                signal = signals.next() => return Cause::Signal(signal),
+                asked = signals.next() => match asked {
+                    Asked::End(signal) => return Cause::Signal(signal),
+                    Asked::Reload => self.reload(),
+                },
                 Some(ended) = self.tasks.join_next() => {
                     return Cause::TaskEnded(match ended {
                         Ok(task) => format!("{task:?}"),
@@ -320,6 +339,12 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Reads certificates and keys again. What cannot be used is logged, and what is in use stays.
+    fn reload(&self) {
+        let credentials = self.front.credentials();
+        tokio::task::spawn_blocking(move || credentials.reload().ok());
     }
 
     /// [`Self::drain`], cut short by a SIGINT that comes meanwhile.

@@ -133,7 +133,10 @@ impl Config {
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+        toml::from_str(&text).map_err(|source| match gone(source.message()) {
+            Some(detail) => ConfigError::Invalid { detail },
+            None => ConfigError::Parse { path: path.to_owned(), source },
+        })
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -183,6 +186,15 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// What took the place of a key that there is no longer.
+fn gone(complaint: &str) -> Option<String> {
+    complaint.starts_with("unknown field `allow_repository_control`").then(|| {
+        "listen.allow_repository_control is gone: models are loaded and unloaded over the control socket, or over \
+         http and grpc with a key that has admin = true ([listen.keys], mast keys new --admin)"
+            .to_owned()
+    })
 }
 
 /// `/var/lib/mast` for root, the state directory of the user otherwise (XDG Base Directory Specification).

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Status(args) => cli::status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Log(args) => cli::log::run(&args),
+        Command::Keys(args) => cli::keys::run(&args),
     };
     exit.code()
 }

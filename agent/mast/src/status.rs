@@ -12,6 +12,9 @@ pub(crate) struct Status {
     pub(crate) http: String,
     pub(crate) grpc: String,
     pub(crate) metrics: String,
+    /// The certificate and the keys of the TCP listeners.
+    #[serde(default)]
+    pub(crate) credentials: front::CredentialsView,
     /// Resident memory now; absent where /proc is not mounted.
     pub(crate) resident_bytes: Option<u64>,
     /// The same just before ONNX Runtime was loaded.

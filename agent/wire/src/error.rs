@@ -9,8 +9,12 @@ pub enum ErrorCode {
     UnknownModel,
     /// The model is known but this version is not served.
     NotFound,
-    /// A label is unknown or the policy refuses the request. Never retried.
+    /// Nobody knows who asks: no key where one is needed, or one that is unknown or has ended.
+    Unauthenticated,
+    /// A label is unknown, or the policy or the caller's key refuses the request. Never retried.
     Refused,
+    /// The caller's key is over its own rate: retry later.
+    RateLimited,
     /// The body is over the limit.
     TooLarge,
     /// A queue or budget is full, or the agent drains: retry later.
@@ -30,17 +34,17 @@ pub struct Error {
     pub code: ErrorCode,
     /// For the client: says what is wrong and what to do. Holds no payload and no label value of others.
     pub message: String,
-    /// When to come back, for [`ErrorCode::Unavailable`].
+    /// When to come back, for [`ErrorCode::Unavailable`] and [`ErrorCode::RateLimited`].
     pub retry_after: Option<Duration>,
     /// For [`ErrorCode::Refused`].
     pub refusal: Option<Box<Refusal>>,
 }
 
-/// The residency decision behind a 403.
+/// The decision behind a 403: of the residency policy, or of the caller's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The id of the policy rule that decided, or a built-in one: `default-deny`, `site-jurisdiction`,
-    /// `unknown-label`.
+    /// `unknown-label`, `key-tenant`, `key-models`, `key-admin`.
     pub rule: String,
     /// What would be allowed, in words of the policy, for this tenant only.
     pub allowed: String,
@@ -65,6 +69,12 @@ impl Error {
             "refused by rule '{}' of the residency policy; allowed: {}",
             refusal.rule, refusal.allowed
         );
+        Self { refusal: Some(Box::new(refusal)), ..Self::new(ErrorCode::Refused, message) }
+    }
+
+    /// A refusal that the caller's key decides, not the policy.
+    pub fn refused_by_key(refusal: Refusal) -> Self {
+        let message = format!("refused by rule '{}' of the key; allowed: {}", refusal.rule, refusal.allowed);
         Self { refusal: Some(Box::new(refusal)), ..Self::new(ErrorCode::Refused, message) }
     }
 }

@@ -61,6 +61,7 @@ fn classes<const SIZE: usize, T: Copy>(
     }
     let count = count.min(row);
     let values: Vec<T> = elements(tensor, value).collect();
+    let labels = context.labels.get(name);
     let mut frames = Vec::new();
     for values in values.chunks(row.max(1)) {
         let mut ranked: Vec<(usize, T)> = values.iter().copied().enumerate().collect();
@@ -73,8 +74,7 @@ fn classes<const SIZE: usize, T: Copy>(
         ranked.sort_unstable_by(descending);
         for (index, value) in ranked {
             let mut class = format!("{}:{index}", text(value));
-            let labelled = context.labelled.is_none_or(|labelled| labelled == name);
-            if let Some(label) = context.labels.get(index).filter(|_| labelled) {
+            if let Some(label) = labels.and_then(|labels| labels.get(index)) {
                 class.push(':');
                 class.push_str(label);
             }

@@ -32,8 +32,9 @@ fn encode(request: &str, outputs: Vec<(&str, Tensor)>, labels: &[&str]) -> Resul
             batch_rows: 4,
         },
     };
-    let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
-    let context = Context { model: "m", batches: true, labelled: Some("y"), labels: &labels };
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    let labels = [("y".to_owned(), labels)].into();
+    let context = Context { model: "m", batches: true, labels: &labels };
     let wanted = if request.is_empty() {
         Wanted::raw()
     } else {

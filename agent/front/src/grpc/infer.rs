@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
@@ -33,7 +34,7 @@ pub(super) async fn model_infer(State(grpc): State<Grpc>, request: Request) -> R
     let (parts, body) = request.into_parts();
     let mut trace = Trace::begin(grpc.app.traces.as_ref(), "grpc", Parent::of(&parts.headers));
     let id = trace.id();
-    let answer = answer(&grpc.app, &parts.headers, body, &mut trace).await;
+    let answer = answer(&grpc.app, &parts, body, &mut trace).await;
     trace.ended(answer.as_ref().err().map(|error| error.code));
     answer.unwrap_or_else(|error| {
         let mut response = status::response(&error);
@@ -42,13 +43,8 @@ pub(super) async fn model_infer(State(grpc): State<Grpc>, request: Request) -> R
     })
 }
 
-async fn answer(
-    app: &Arc<App>,
-    headers: &HeaderMap,
-    body: Body,
-    trace: &mut Trace,
-) -> Result<Response, Error> {
-    let (caller, until) = caller(app, headers)?;
+async fn answer(app: &Arc<App>, parts: &Parts, body: Body, trace: &mut Trace) -> Result<Response, Error> {
+    let (caller, until) = caller(app, parts)?;
     let mut reader = Reader::new(body, u64::MAX, app.body_time);
     reader.renew(Some(deadline(app, until)));
     let missing = || Error::invalid("the call has no message");
@@ -66,10 +62,10 @@ async fn answer(
 }
 
 /// Who calls and until when, before any message is read.
-pub(super) fn caller(app: &App, headers: &HeaderMap) -> Result<(Caller, Option<Instant>), Error> {
-    let until = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
-    let caller = Caller::of(app, headers)?.until(until);
-    if headers.get(ENCODING).is_some_and(|coding| coding != "identity") {
+pub(super) fn caller(app: &App, parts: &Parts) -> Result<(Caller, Option<Instant>), Error> {
+    let until = timeout(&parts.headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
+    let caller = Caller::of(app, parts)?.until(until);
+    if parts.headers.get(ENCODING).is_some_and(|coding| coding != "identity") {
         let text = "compressed messages are not served: send with grpc-encoding identity";
         return Err(Error::new(ErrorCode::Unsupported, text));
     }

@@ -1,24 +1,29 @@
 //! The calls without tensors.
 
 use tonic::{Request, Response, Status};
+use triton::model_repository_parameter::ParameterChoice;
 use triton::{
     CudaSharedMemoryRegisterRequest, CudaSharedMemoryRegisterResponse, CudaSharedMemoryStatusRequest,
     CudaSharedMemoryStatusResponse, CudaSharedMemoryUnregisterRequest, CudaSharedMemoryUnregisterResponse,
     LogSettingsRequest, LogSettingsResponse, ModelConfigRequest, ModelConfigResponse, ModelMetadataRequest,
-    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
-    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
-    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
-    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
-    ServerReadyResponse, SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse,
-    SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterRequest,
-    SystemSharedMemoryUnregisterResponse, TraceSettingRequest, TraceSettingResponse,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelRepositoryParameter,
+    ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse, SystemSharedMemoryRegisterRequest,
+    SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
+    SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse, TraceSettingRequest,
+    TraceSettingResponse,
 };
 use wire::{Error, ErrorCode};
 
 use super::generated::grpc_inference_service_server::GrpcInferenceService;
 use super::request::target;
 use super::{Grpc, status};
+use crate::access::Principal;
 use crate::describe;
+use crate::repository::load_parameters;
+use crate::target::Target;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -46,27 +51,33 @@ impl GrpcInferenceService for Grpc {
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
+        let principal = Principal::of(request.extensions());
         let ModelReadyRequest { name, version } = request.into_inner();
-        let ready = target(&name, &version)
+        let ready = permitted(&principal, &name, &version)
             .and_then(|target| self.serve().is_model_ready(&target.model, target.version));
         answer(ready.map(|ready| ModelReadyResponse { ready }))
     }
 
-    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
-        answer(Ok(describe::server(self.repository_control)))
+    async fn server_metadata(
+        &self,
+        request: Request<ServerMetadataRequest>,
+    ) -> Answer<ServerMetadataResponse> {
+        answer(Ok(describe::server(Principal::of(request.extensions()).may_administer())))
     }
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
+        let principal = Principal::of(request.extensions());
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let view =
-            target(&name, &version).and_then(|target| self.serve().find(&target.model, target.version));
+        let view = permitted(&principal, &name, &version)
+            .and_then(|target| self.serve().find(&target.model, target.version));
         answer(view.map(|view| describe::metadata(&view)))
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
+        let principal = Principal::of(request.extensions());
         let ModelConfigRequest { name, version } = request.into_inner();
-        let view =
-            target(&name, &version).and_then(|target| self.serve().find(&target.model, target.version));
+        let view = permitted(&principal, &name, &version)
+            .and_then(|target| self.serve().find(&target.model, target.version));
         answer(view.map(|view| ModelConfigResponse { config: Some(describe::config(&view)) }))
     }
 
@@ -74,11 +85,14 @@ impl GrpcInferenceService for Grpc {
         &self,
         request: Request<ModelStatisticsRequest>,
     ) -> Answer<ModelStatisticsResponse> {
+        let principal = Principal::of(request.extensions());
         let ModelStatisticsRequest { name, version } = request.into_inner();
         // No name is all models.
         let model = Some(name.as_str()).filter(|name| !name.is_empty());
-        let statistics = target(&name, &version)
-            .and_then(|target| describe::statistics(self.serve(), model, target.version));
+        let permitted = model.map_or(Ok(()), |model| principal.permit(model));
+        let statistics = permitted
+            .and_then(|()| target(&name, &version))
+            .and_then(|target| describe::statistics(self.serve(), &principal, model, target.version));
         answer(statistics)
     }
 
@@ -86,19 +100,23 @@ impl GrpcInferenceService for Grpc {
         &self,
         request: Request<RepositoryIndexRequest>,
     ) -> Answer<RepositoryIndexResponse> {
+        let principal = Principal::of(request.extensions());
         let RepositoryIndexRequest { repository_name, ready } = request.into_inner();
-        answer(only_repository(&repository_name).map(|()| describe::index(self.serve(), ready)))
+        answer(only_repository(&repository_name).map(|()| describe::index(self.serve(), &principal, ready)))
     }
 
     async fn repository_model_load(
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Answer<RepositoryModelLoadResponse> {
+        let principal = Principal::of(request.extensions());
         let RepositoryModelLoadRequest { repository_name, model_name, parameters } = request.into_inner();
         let loaded = async {
+            principal.permit(&model_name)?;
+            principal.administer()?;
             only_repository(&repository_name)?;
-            describe::repository_control(self.repository_control, parameters.keys())?;
-            self.serve().load(&model_name).await
+            let parameters = load_parameters(parameters.iter().map(|(key, value)| (key, text_of(value))))?;
+            self.serve().load_with(&model_name, parameters).await
         };
         answer(loaded.await.map(|()| RepositoryModelLoadResponse {}))
     }
@@ -107,10 +125,12 @@ impl GrpcInferenceService for Grpc {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Answer<RepositoryModelUnloadResponse> {
-        let RepositoryModelUnloadRequest { repository_name, model_name, parameters } = request.into_inner();
+        let principal = Principal::of(request.extensions());
+        let RepositoryModelUnloadRequest { repository_name, model_name, .. } = request.into_inner();
         let unloaded = async {
+            principal.permit(&model_name)?;
+            principal.administer()?;
             only_repository(&repository_name)?;
-            describe::repository_control(self.repository_control, parameters.keys())?;
             self.serve().unload(&model_name).await
         };
         answer(unloaded.await.map(|()| RepositoryModelUnloadResponse {}))
@@ -164,6 +184,19 @@ impl GrpcInferenceService for Grpc {
 
     async fn log_settings(&self, _: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
         unsupported(NO_LOG)
+    }
+}
+
+/// The model of a call, which the caller may use.
+fn permitted(principal: &Principal, name: &str, version: &str) -> Result<Target, Error> {
+    principal.permit(name)?;
+    target(name, version)
+}
+
+fn text_of(value: &ModelRepositoryParameter) -> Option<&str> {
+    match &value.parameter_choice {
+        Some(ParameterChoice::StringParam(text)) => Some(text),
+        _ => None,
     }
 }
 

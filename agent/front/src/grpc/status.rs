@@ -14,8 +14,9 @@ pub(super) fn of(error: &Error) -> Status {
     let code = match error.code {
         ErrorCode::InvalidArgument | ErrorCode::UnknownModel => Code::InvalidArgument,
         ErrorCode::NotFound => Code::NotFound,
+        ErrorCode::Unauthenticated => Code::Unauthenticated,
         ErrorCode::Refused => Code::PermissionDenied,
-        ErrorCode::TooLarge => Code::ResourceExhausted,
+        ErrorCode::RateLimited | ErrorCode::TooLarge => Code::ResourceExhausted,
         ErrorCode::Unavailable | ErrorCode::DeadlineExceeded => Code::Unavailable,
         ErrorCode::Unsupported => Code::Unimplemented,
         ErrorCode::Internal => Code::Internal,
@@ -39,7 +40,7 @@ pub(super) fn of(error: &Error) -> Status {
 }
 
 /// A call that ended before it had anything to say.
-pub(super) fn response(error: &Error) -> Response {
+pub(crate) fn response(error: &Error) -> Response {
     of(error).into_http()
 }
 
@@ -69,7 +70,9 @@ mod tests {
         check(ErrorCode::InvalidArgument, Code::InvalidArgument);
         check(ErrorCode::UnknownModel, Code::InvalidArgument);
         check(ErrorCode::NotFound, Code::NotFound);
+        check(ErrorCode::Unauthenticated, Code::Unauthenticated);
         check(ErrorCode::Refused, Code::PermissionDenied);
+        check(ErrorCode::RateLimited, Code::ResourceExhausted);
         check(ErrorCode::TooLarge, Code::ResourceExhausted);
         check(ErrorCode::Unavailable, Code::Unavailable);
         check(ErrorCode::DeadlineExceeded, Code::Unavailable);

@@ -40,7 +40,7 @@ const PIECES: usize = 4;
 
 pub(super) async fn model_stream_infer(State(grpc): State<Grpc>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let (caller, until) = match caller(&grpc.app, &parts.headers) {
+    let (caller, until) = match caller(&grpc.app, &parts) {
         Ok(caller) => caller,
         Err(error) => return status::response(&error),
     };
@@ -94,6 +94,8 @@ impl Stream {
     /// Takes requests until the client has no more.
     async fn read(&self, mut reader: Reader, turns: mpsc::Sender<Turn>) -> Result<(), Error> {
         let mut stopping = self.grpc.stopping.clone();
+        // The first request was counted with the call.
+        let mut counted = true;
         loop {
             // Between messages a client may take its time: pings tell whether it is there.
             reader.renew(self.until.map(Into::into));
@@ -107,12 +109,19 @@ impl Stream {
             };
             let Some(length) = next else { return Ok(()) };
             reader.renew(Some(deadline(&self.grpc.app, self.until)));
-            place.send(self.turn(&mut reader, length).await?);
+            let admitted = if counted { Ok(()) } else { self.caller.principal().spend() };
+            counted = false;
+            place.send(self.turn(&mut reader, length, admitted).await?);
         }
     }
 
-    /// Reads one request and puts it into its queue. An error ends the stream.
-    async fn turn(&self, reader: &mut Reader, length: u64) -> Result<Turn, Error> {
+    /// Reads one request and puts it into its queue, or past it where it is not `admitted`. An error ends the stream.
+    async fn turn(
+        &self,
+        reader: &mut Reader,
+        length: u64,
+        admitted: Result<(), Error>,
+    ) -> Result<Turn, Error> {
         let app = &self.grpc.app;
         let mut incoming = Incoming::new(reader, length);
         let mut turn = Turn {
@@ -121,7 +130,7 @@ impl Stream {
             outcome: Err(Error::invalid("")),
             trace: Trace::begin(app.traces.as_ref(), "grpc", self.parent),
         };
-        let read = match reserve(app, length) {
+        let read = match admitted.and_then(|()| reserve(app, length)) {
             // What could never be read is not waited for either.
             Err(error) if error.code == ErrorCode::TooLarge => return Err(error),
             Err(error) => Err(ReadError::Refused(error)),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Request as HttpRequest, State};
-use axum::http::HeaderMap;
 use axum::http::header::EXPECT;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -68,7 +68,7 @@ pub(super) async fn embeddings(State(app): State<Arc<App>>, request: HttpRequest
     let mut trace = Trace::begin(app.traces.as_ref(), "http", Parent::of(&parts.headers));
     let id = trace.id();
     let mut reader = Reader::new(body, app.body_limit.min(BODY_LIMIT_BYTES), app.body_time);
-    let answer = answer(&app, &parts.headers, &mut reader, &mut trace).await;
+    let answer = answer(&app, &parts, &mut reader, &mut trace).await;
     trace.ended(answer.as_ref().err().map(Fault::wire_code));
     match answer {
         Ok(response) => Ok(response),
@@ -82,13 +82,13 @@ pub(super) async fn embeddings(State(app): State<Arc<App>>, request: HttpRequest
 
 async fn answer(
     app: &Arc<App>,
-    headers: &HeaderMap,
+    parts: &Parts,
     reader: &mut Reader,
     trace: &mut Trace,
 ) -> Result<Response, Fault> {
-    let caller = Caller::of(app, headers)?;
+    let caller = Caller::of(app, parts)?;
     let encoding =
-        encoding_of(headers).ok_or_else(|| Error::new(ErrorCode::Unsupported, UNKNOWN_ENCODING))?;
+        encoding_of(&parts.headers).ok_or_else(|| Error::new(ErrorCode::Unsupported, UNKNOWN_ENCODING))?;
     let limit = app.body_limit.min(BODY_LIMIT_BYTES);
     let length = reader.left().unwrap_or_default();
     if length > limit {
@@ -100,6 +100,7 @@ async fn answer(
     let request = Request::read(&body)?;
     let inputs = request.inputs()?;
 
+    caller.principal().permit(&request.model).map_err(|error| Fault::of(error, "model"))?;
     let view = app.serve.find(&request.model, None).map_err(|error| Fault::of(error, "model"))?;
     if view.config.text.is_none() || view.config.embed.is_none() {
         let text =

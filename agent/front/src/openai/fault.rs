@@ -1,36 +1,38 @@
 use axum::Json;
-use axum::http::header::{CONNECTION, RETRY_AFTER};
+use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use wire::{Error, ErrorCode, RequestId};
 
 use crate::body::ReadError;
-use crate::fault::{clipped, retry_after_seconds, status_of};
+use crate::fault::{CHALLENGE, clipped, retry_after_seconds, status_of};
 use crate::infer::mark_id;
 
 /// A request that got no result, in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     status: StatusCode,
     error: Box<Error>,
     kind: &'static str,
     /// The member of the request that is wrong.
     param: Option<&'static str>,
     code: Option<&'static str>,
-    pub(super) close: bool,
-    pub(super) id: Option<RequestId>,
+    pub(crate) close: bool,
+    pub(crate) id: Option<RequestId>,
 }
 
 impl Fault {
     /// The one place where a failure becomes OpenAI's words. Unlike in Triton's protocol, an unknown model is 404.
-    pub(super) fn of(error: Error, param: impl Into<Option<&'static str>>) -> Self {
+    pub(crate) fn of(error: Error, param: impl Into<Option<&'static str>>) -> Self {
         let (kind, code) = match error.code {
             ErrorCode::InvalidArgument => ("invalid_request_error", None),
             ErrorCode::UnknownModel | ErrorCode::NotFound => {
                 ("invalid_request_error", Some("model_not_found"))
             }
+            ErrorCode::Unauthenticated => ("invalid_request_error", Some("invalid_api_key")),
             ErrorCode::Refused => ("permission_error", Some("refused_by_policy")),
+            ErrorCode::RateLimited => ("requests", Some("rate_limit_exceeded")),
             ErrorCode::TooLarge => ("invalid_request_error", Some("request_too_large")),
             ErrorCode::Unavailable => ("server_error", Some("overloaded")),
             ErrorCode::DeadlineExceeded => ("server_error", Some("timeout")),
@@ -46,7 +48,7 @@ impl Fault {
         Self { status, error: Box::new(error), kind, param: param.into(), code, close: false, id: None }
     }
 
-    pub(super) fn invalid(param: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn invalid(param: &'static str, message: impl Into<String>) -> Self {
         Self::of(Error::invalid(message), param)
     }
 
@@ -54,7 +56,7 @@ impl Fault {
         Self { status, code: Some(code), ..Self::of(Error::invalid(message), None) }
     }
 
-    pub(super) fn wire_code(&self) -> ErrorCode {
+    pub(crate) fn wire_code(&self) -> ErrorCode {
         self.error.code
     }
 }
@@ -97,8 +99,11 @@ impl IntoResponse for Fault {
         let body = Body { error: Words { message: clipped(&error.message), kind, param, code } };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(&error)));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         if let Some(id) = id {
             mark_id(headers, id);
@@ -110,12 +115,12 @@ impl IntoResponse for Fault {
     }
 }
 
-pub(super) async fn unknown_url(method: Method, uri: Uri) -> Fault {
+pub(crate) async fn unknown_url(method: Method, uri: Uri) -> Fault {
     let message = format!("Unknown request URL: {method} /v1{}", uri.path());
     Fault::with(StatusCode::NOT_FOUND, "unknown_url", message)
 }
 
-pub(super) async fn wrong_method(method: Method, uri: Uri) -> Fault {
+pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Fault {
     let message = format!("Not allowed to {method} on /v1{}", uri.path());
     Fault::with(StatusCode::METHOD_NOT_ALLOWED, "method_not_supported", message)
 }

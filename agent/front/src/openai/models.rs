@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 
 use super::fault::Fault;
+use crate::access::Principal;
 use crate::app::App;
 
 #[derive(Debug, Serialize)]
@@ -28,12 +29,18 @@ impl Model {
     }
 }
 
-pub(super) async fn list(State(app): State<Arc<App>>) -> Json<List> {
-    let data = app.serve.models().iter().map(|view| Model::new(&app, &view.name)).collect();
-    Json(List { object: "list", data })
+pub(super) async fn list(State(app): State<Arc<App>>, principal: Principal) -> Json<List> {
+    let models = app.serve.models();
+    let models = models.iter().filter(|view| principal.may_use(&view.name));
+    Json(List { object: "list", data: models.map(|view| Model::new(&app, &view.name)).collect() })
 }
 
-pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Model>, Fault> {
+pub(super) async fn one(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    Path(id): Path<String>,
+) -> Result<Json<Model>, Fault> {
+    principal.permit(&id).map_err(|error| Fault::of(error, "model"))?;
     let view = app.serve.find(&id, None).map_err(|error| Fault::of(error, "model"))?;
     Ok(Json(Model::new(&app, &view.name)))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::fake::{FakeBackend, FakeScript};
-use front::{Config, Running};
+use front::{Config, Credentials, KeysConfig, Running, TlsConfig};
 use serve::Serve;
 use serve::residency::Policy;
 use tokio::runtime::Runtime;
@@ -27,6 +27,7 @@ pub(crate) struct Agent {
     pub(crate) control: PathBuf,
     pub(crate) shutdown: watch::Sender<bool>,
     pub(crate) running: Option<Running>,
+    pub(crate) credentials: Credentials,
     pub(crate) repository: tempfile::TempDir,
 }
 
@@ -36,6 +37,8 @@ pub(crate) struct Setup {
     pub(crate) script: FakeScript,
     pub(crate) buffered_limit_bytes: Option<u64>,
     pub(crate) queue_limit: Option<usize>,
+    pub(crate) tls: Option<TlsConfig>,
+    pub(crate) keys: Option<KeysConfig>,
 }
 
 impl Agent {
@@ -51,6 +54,7 @@ impl Agent {
         config.http = (std::net::Ipv4Addr::LOCALHOST, 0).into();
         config.grpc = config.http;
         config.metrics = config.http;
+        (config.tls, config.keys) = (setup.tls, setup.keys);
         let mut serving =
             serve::Config { model_repository: repository.path().to_owned(), ..serve::Config::default() };
         if let Some(limit) = setup.buffered_limit_bytes {
@@ -65,21 +69,32 @@ impl Agent {
         let serve = Serve::new(serving, Policy::local(), vec![backend]);
         let (shutdown, requested) = watch::channel(false);
         let control = repository.path().join("control.sock");
-        let (addresses, running) = runtime.block_on(async {
+        let (addresses, credentials, running) = runtime.block_on(async {
             let summary = serve.load_all().await;
             assert!(summary.failed.is_empty(), "{summary:?}");
             let bound = front::bind(config.clone()).await.unwrap();
-            let addresses = bound.addresses();
+            let (addresses, credentials) = (bound.addresses(), bound.credentials());
             let more: front::MoreMetrics = Arc::new(|text: &mut String| text.push_str("app_row 7\n"));
             let status: front::Status = Arc::new(|| serde_json::json!({ "site": "test" }));
             let listener = tokio::net::UnixListener::bind(&control).unwrap();
             let running = bound
                 .serve(&serve, Some(more), &requested)
                 .and(front::serve_unix(listener, &config, &serve, status, &requested));
-            (addresses, running)
+            (addresses, credentials, running)
         });
         let front::Addresses { http, grpc, metrics } = addresses;
-        Self { runtime, serve, http, grpc, metrics, control, shutdown, running: Some(running), repository }
+        Self {
+            runtime,
+            serve,
+            http,
+            grpc,
+            metrics,
+            control,
+            shutdown,
+            running: Some(running),
+            credentials,
+            repository,
+        }
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -112,6 +127,11 @@ impl Agent {
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.write_all(request).unwrap();
         Answer::read(&mut stream)
+    }
+
+    /// Loads or unloads.
+    pub(crate) fn administer(&self, model: &str, what: &str, body: &[u8]) -> Answer {
+        self.over_control(&post(&format!("/v2/repository/models/{model}/{what}"), "", body))
     }
 
     /// The agent still does what it is for.

@@ -8,7 +8,7 @@ fn what_a_model_cannot_take_is_refused_by_name() {
     add_model(&agent.repository, "seeing", &format!("{image}[classify]\noutput = \"output\""));
     add_model(&agent.repository, "torn", "[text]\ntokenizer = \"none.json\"\n[embed]\noutput = \"output\"");
     for model in ["blind", "seeing", "torn"] {
-        let loaded = agent.post(&format!("/v2/repository/models/{model}/load"), "", b"");
+        let loaded = agent.administer(model, "load", b"");
         assert_eq!(loaded.status, 200, "{}", loaded.text());
     }
     let check = |model: &str, media: &str, body: &[u8], status: u16, part: &str| {

@@ -42,7 +42,7 @@ fn configuration_is_what_perf_analyzer_reads() {
     assert_eq!(config["model_transaction_policy"]["decoupled"], false);
 
     add_model(&agent.repository, "single", "");
-    assert_eq!(agent.post("/v2/repository/models/single/load", "", b"").status, 200);
+    assert_eq!(agent.administer("single", "load", b"").status, 200);
     let config = agent.get("/v2/models/single/config").json();
     assert_eq!(config["max_batch_size"], 0);
     assert!(config.get("dynamic_batching").is_none());
@@ -89,9 +89,7 @@ fn the_repository_is_listed_loaded_and_unloaded() {
         let row = index.as_array().unwrap().iter().find(|row| row["name"] == name).cloned();
         row.map(|row| row["state"].as_str().unwrap().to_owned())
     };
-    let control = |name: &str, what: &str, body: &[u8]| {
-        agent.post(&format!("/v2/repository/models/{name}/{what}"), "", body)
-    };
+    let control = |name: &str, what: &str, body: &[u8]| agent.administer(name, what, body);
     assert_eq!(control("second", "load", b"").status, 200);
     assert_eq!(state("second").as_deref(), Some("READY"));
     assert_eq!(agent.post("/v2/models/second/infer", "", ECHO_JSON).status, 200);
@@ -106,10 +104,17 @@ fn the_repository_is_listed_loaded_and_unloaded() {
     assert!(wrong.error().contains("max_batchsize"), "{}", wrong.error());
     assert_eq!(state("wrong").as_deref(), Some("UNAVAILABLE"));
     assert_eq!(control("nobody", "load", b"").status, 400);
-    for parameter in ["config", "file:1/model.onnx"] {
-        let body = json!({ "parameters": { parameter: "x" } }).to_string();
-        assert_eq!(control("second", "load", body.as_bytes()).status, 501);
-    }
+    let with = |key: &str, value: serde_json::Value| {
+        control("second", "load", json!({ "parameters": { key: value } }).to_string().as_bytes())
+    };
+    assert_eq!(with("file:1/model.onnx", json!("AAAA")).status, 501);
+    assert_eq!(with("config", json!("x")).status, 400);
+    assert_eq!(with("config", json!({})).status, 400);
+    let config = r#"{"version_policy":{"all":{}},"instance_group":[{"count":2,"kind":"KIND_CPU"}]}"#;
+    assert_eq!(with("config", json!(config)).status, 200);
+    let served = agent.get("/v2/models/second/config").json();
+    assert_eq!(served["instance_group"][0]["count"], 2, "{served}");
+    assert_eq!(served["version_policy"], json!({ "all": {} }), "{served}");
     assert_eq!(control("second", "load", b"{").status, 400);
     assert_eq!(control("second", "load", &[b' '; 100_000]).status, 413);
     agent.check_serving();
@@ -117,7 +122,7 @@ fn the_repository_is_listed_loaded_and_unloaded() {
 
 #[test]
 fn the_control_socket_serves_what_the_port_may_not() {
-    let agent = Agent::start(Setup { front: "allow_repository_control = false", ..Setup::default() });
+    let agent = Agent::start(Setup::default());
     let unload = post("/v2/repository/models/echo/unload", "", b"");
     let refused = agent.send(&unload);
     assert_eq!(refused.status, 403, "{refused:?}");
@@ -181,6 +186,10 @@ fn metrics_are_prometheus_text() {
         "mast_refused_total{rule=\"site-jurisdiction\"} 1",
         "mast_refused_total{rule=\"unknown-label\"} 1",
         "mast_compute_duration_us_bucket{model=\"echo\",version=\"1\",le=\"+Inf\"} 1",
+        "mast_model_instances{model=\"echo\",version=\"1\"} 1",
+        "mast_model_warnings{model=\"echo\",version=\"1\"} 0",
+        "mast_model_pending{model=\"echo\",version=\"1\",priority=\"1\"} 0",
+        "mast_model_refused_total{model=\"echo\",version=\"1\",priority=\"1\"} 0",
         "mast_ready 1",
         "app_row 7",
     ] {

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod infer;
+pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod models;
 pub(crate) mod status;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Doctor(crate::doctor::DoctorArgs),
     /// The log level of the running agent: what it is, or another one
     Log(log::LogArgs),
+    /// Keys for the clients of the inference API
+    Keys(keys::KeysArgs),
     /// The process with the way out; started by `mast run`, never by hand
     #[command(hide = true)]
     Uplink(UplinkArgs),

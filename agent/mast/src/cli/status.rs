@@ -1,6 +1,6 @@
 //! `mast status`: what a person on the spot must know within ten seconds.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::{ConnectArgs, table};
 use crate::exit::Exit;
@@ -31,6 +31,7 @@ fn show(status: &Status) -> String {
         ]),
         table::row(["listens", &format!("http {}, grpc {}, metrics {}", status.http, status.grpc, status.metrics)]),
     ];
+    rows.extend(credentials(&status.credentials).map(|text| table::row(["callers", &text])));
     rows.push(match &status.runtime {
         Some(runtime) => table::row([
             "runtime",
@@ -59,6 +60,24 @@ fn show(status: &Status) -> String {
     rows.push(table::row(["outbox", &status.outbox.as_ref().map_or_else(|| nothing.clone(), outbox)]));
     rows.push(table::row(["uplink", &status.uplink.as_ref().map_or(nothing, uplink)]));
     format!("{}\n{}", table::text(&rows), models(&status.models))
+}
+
+/// Nothing where everybody may call.
+fn credentials(view: &front::CredentialsView) -> Option<String> {
+    let tls = view.certificate_not_after_unix_s.map(|end| {
+        let days = end.saturating_sub(unix_s()) / 86_400;
+        format!("TLS, certificate for {days} more days")
+    });
+    let keys = view.keys.map(|keys| format!("{keys} keys"));
+    let failures = [&view.certificate_failure, &view.keys_failure].into_iter().flatten();
+    let failures = failures.map(|failure| format!("CHANGED FILES NOT IN USE: {failure}"));
+    let parts: Vec<String> = tls.into_iter().chain(keys).chain(failures).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn unix_s() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs())
 }
 
 fn policy(policy: &PolicyStatus) -> String {

@@ -29,3 +29,19 @@ fn a_mistake_names_its_key_and_the_cure() {
     check(&format!("{SITE}[hub]\nbroker = \"tcp://b\""), &["hub.broker", "mqtts://host:port"]);
     check(&format!("{SITE}[hub]\ninterval_s = 0"), &["hub.interval_s", "1 to 86400"]);
 }
+
+#[test]
+fn a_key_that_is_gone_names_the_new_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mast.toml");
+    let check = |text: &str, words: &[&str]| {
+        std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), text.as_bytes()).unwrap();
+        let said = crate::exit::chain(&Config::read(&path).unwrap_err());
+        for word in words {
+            assert!(said.contains(word), "{text}: '{said}' has no '{word}'");
+        }
+    };
+    let words = ["listen.allow_repository_control is gone", "control socket", "admin = true"];
+    check("[listen]\nallow_repository_control = false", &words);
+    check("[listen]\nno_such_key = 1", &["no_such_key"]);
+}

@@ -29,7 +29,7 @@ pub(super) fn check(subject: &Subject) -> Outcome {
 }
 
 /// The certificate of a PEM file that ends first.
-fn dates(path: &Path, now: SystemTime) -> Outcome {
+pub(super) fn dates(path: &Path, now: SystemTime) -> Outcome {
     let shown = path.display();
     let cure = format!("put a valid PEM certificate into {shown}");
     let text = match fs::read_to_string(path) {

@@ -9,6 +9,7 @@ mod clock;
 mod configuration;
 mod daemon;
 mod data_dir;
+mod listener_tls;
 mod models;
 mod policy;
 mod ports;
@@ -176,6 +177,7 @@ fn checks(subject: &Subject) -> Vec<Check<'_>> {
         ("clock", Box::pin(clock::check())),
         ("broker", Box::pin(broker::check(subject))),
         ("certificates", Box::pin(async { certificates::check(subject) })),
+        ("listener tls", Box::pin(async { listener_tls::check(subject) })),
         ("agent", Box::pin(async { daemon::check(subject) })),
     ]
 }

@@ -61,6 +61,7 @@ fn a_line_for_each_check_with_the_daemon_down() {
         ("model repository", "ok"),
         ("broker", "skipped"),
         ("certificates", "skipped"),
+        ("listener tls", "skipped"),
         ("agent", "warning"),
     ] {
         assert_eq!(word(name).as_deref(), Some(expected), "{name} in\n{text}");

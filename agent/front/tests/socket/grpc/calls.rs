@@ -10,10 +10,9 @@ use triton::model_infer_request::InferRequestedOutputTensor;
 use triton::{
     InferTensorContents, ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelMetadataRequest,
     ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
-    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
-    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
-    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
-    ServerReadyResponse,
+    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
 
 use super::client::{floats, input, parameter, raw, within};
@@ -59,14 +58,12 @@ fn the_agent_its_models_and_its_repository_are_described() {
         agent.call::<_, ModelReadyResponse>("ModelReady", request).unwrap().into_inner().ready
     };
     assert!(model_ready(&agent));
-    let unload = RepositoryModelUnloadRequest { model_name: name(), ..Default::default() };
-    agent.call::<_, RepositoryModelUnloadResponse>("RepositoryModelUnload", unload).unwrap();
+    assert_eq!(agent.administer("echo", "unload", b"").status, 200);
     assert!(!model_ready(&agent));
     let index = RepositoryIndexRequest::default();
     let index: RepositoryIndexResponse = agent.call("RepositoryIndex", index).unwrap().into_inner();
     assert_eq!((&*index.models[0].name, &*index.models[0].state), ("echo", "UNAVAILABLE"));
-    let load = RepositoryModelLoadRequest { model_name: name(), ..Default::default() };
-    agent.call::<_, RepositoryModelLoadResponse>("RepositoryModelLoad", load).unwrap();
+    assert_eq!(agent.administer("echo", "load", b"").status, 200);
     assert!(model_ready(&agent));
 }
 
@@ -105,7 +102,7 @@ fn raw_and_typed_contents_are_the_same_request() {
 fn large_tensors_come_back_whole() {
     let agent = Agent::start(Setup::default());
     crate::agent::add_model(&agent.repository, "single", "");
-    assert_eq!(agent.post("/v2/repository/models/single/load", "", b"").status, 200);
+    assert_eq!(agent.administer("single", "load", b"").status, 200);
     let values: Vec<f32> = (0..1_000_000_u32).map(|value| f32::from_bits(value % 0x7f00_0000)).collect();
     let request = ModelInferRequest { model_name: "single".to_owned(), ..raw(&values) };
     let reply = agent.model_infer(request).unwrap().into_inner();
@@ -125,7 +122,7 @@ fn classes_carry_the_models_labels() {
 
 #[test]
 fn each_failure_has_its_code_and_the_agent_keeps_serving() {
-    let agent = Agent::start(Setup { front: "allow_repository_control = false", ..Setup::default() });
+    let agent = Agent::start(Setup::default());
     let check = |request: ModelInferRequest, code: Code, part: &str| {
         let status = agent.model_infer(request.clone()).unwrap_err();
         assert_eq!(status.code(), code, "{request:?}: {status:?}");
@@ -221,16 +218,12 @@ fn what_is_not_served_says_what_to_do() {
             check(&format!("{memory}SharedMemory{call}"), "raw_input_contents");
         }
     }
-    check("TraceSetting", "mast.toml");
+    check("TraceSetting", "[traces]");
     check("LogSettings", "/v2/logging");
     check("Nothing", "");
     let status =
         agent.call_path::<_, ServerLiveResponse>("/other.Service/Call", ServerLiveRequest {}).unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
-    let mut load = RepositoryModelLoadRequest { model_name: "echo".to_owned(), ..Default::default() };
-    load.parameters.insert("config".to_owned(), Default::default());
-    let status = agent.call::<_, RepositoryModelLoadResponse>("RepositoryModelLoad", load).unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use triton::{InferParameter, ModelInferRequest, ModelInferResponse};
 
 use crate::agent::{Agent, SOON};
 
-const SERVICE: &str = "/inference.GRPCInferenceService/";
+pub(super) const SERVICE: &str = "/inference.GRPCInferenceService/";
 
 pub(super) type Answer<T> = Result<Response<T>, Status>;
 
@@ -154,6 +154,21 @@ impl Ended {
 
 impl Raw {
     pub(super) fn open(agent: &Agent, method: &str, headers: &[(&'static str, &str)]) -> Self {
+        Self::over(
+            agent,
+            method,
+            headers,
+            |request| async move { connector().request(request).await.unwrap() },
+        )
+    }
+
+    /// On a connection that the caller made.
+    pub(super) fn over<F: Future<Output = axum::http::Response<hyper::body::Incoming>> + Send + 'static>(
+        agent: &Agent,
+        method: &str,
+        headers: &[(&'static str, &str)],
+        send: impl FnOnce(Request<Feed>) -> F,
+    ) -> Self {
         let (feed, pieces) = mpsc::channel(64);
         let mut request = Request::post(uri(agent.grpc, &format!("{SERVICE}{method}")))
             .header("content-type", "application/grpc")
@@ -162,8 +177,7 @@ impl Raw {
             request = request.header(*name, *value);
         }
         let request = request.body(Feed(pieces)).unwrap();
-        let response = async move { connector().request(request).await.unwrap() };
-        Self { feed: Some(feed), response: Box::pin(response) }
+        Self { feed: Some(feed), response: Box::pin(send(request)) }
     }
 
     /// Sends what it can while waiting for nothing.
@@ -192,7 +206,8 @@ impl Raw {
     }
 }
 
-struct Feed(mpsc::Receiver<Bytes>);
+/// The body of a [`Raw`].
+pub(super) struct Feed(mpsc::Receiver<Bytes>);
 
 impl Body for Feed {
     type Data = Bytes;

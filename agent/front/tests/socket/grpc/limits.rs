@@ -125,7 +125,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 fn a_client_that_never_opens_its_window_is_given_up() {
     let agent = Agent::start(Setup { front: "write_timeout_ms = 200", ..Setup::default() });
     add_model(&agent.repository, "single", "");
-    assert_eq!(agent.post("/v2/repository/models/single/load", "", b"").status, 200);
+    assert_eq!(agent.administer("single", "load", b"").status, 200);
     let request = ModelInferRequest { model_name: "single".to_owned(), ..raw(&vec![1.0; 40_000]) };
     let path = b"/inference.GRPCInferenceService/ModelInfer";
     let media_type = b"application/grpc";

@@ -1,5 +1,6 @@
 //! The gRPC service over a real socket.
 
+mod access;
 mod calls;
 mod client;
 mod limits;

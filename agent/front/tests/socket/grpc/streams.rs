@@ -54,7 +54,7 @@ fn a_bad_request_is_answered_in_its_place_and_the_stream_goes_on() {
                 Some(value) => {
                     assert_eq!(reply.error_message, "");
                     assert_eq!(response.raw_output_contents, [floats(&[value; 4])]);
-                    let is_final = response.parameters.get("triton_final_response").is_some();
+                    let is_final = response.parameters.contains_key("triton_final_response");
                     assert_eq!(is_final, id == "c");
                 }
                 None => assert!(!reply.error_message.is_empty()),

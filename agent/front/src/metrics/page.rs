@@ -1,0 +1,72 @@
+use std::fmt::{Display, Write};
+
+/// A page of metrics that is being written.
+#[derive(Debug)]
+pub(crate) struct Page {
+    text: String,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { text: String::with_capacity(8 << 10) }
+    }
+}
+
+impl Page {
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+
+    pub(crate) fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    pub(crate) fn sample(&mut self, name: &str, labels: &[(&str, String)], value: impl Display) {
+        self.text.push_str(name);
+        for (index, (key, text)) in labels.iter().enumerate() {
+            self.text.push(if index == 0 { '{' } else { ',' });
+            self.text.push_str(key);
+            self.text.push_str("=\"");
+            self.escaped(text);
+            self.text.push('"');
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        self.write(format_args!(" {value}\n"));
+    }
+
+    /// A label value: backslash, quote and line feed are escaped.
+    fn escaped(&mut self, text: &str) {
+        for character in text.chars() {
+            match character {
+                '\\' => self.text.push_str("\\\\"),
+                '"' => self.text.push_str("\\\""),
+                '\n' => self.text.push_str("\\n"),
+                other => self.text.push(other),
+            }
+        }
+    }
+
+    /// Writing to a String cannot fail.
+    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+        self.text.write_fmt(text).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_values_are_escaped() {
+        let check = |value: &str, expected: &str| {
+            let mut page = Page { text: String::new() };
+            page.sample("m", &[("a", value.to_owned()), ("b", String::new())], 3);
+            assert_eq!(page.text, format!("m{{a=\"{expected}\",b=\"\"}} 3\n"));
+        };
+        check("plain", "plain");
+        check("a\"b\\c\nd", "a\\\"b\\\\c\\nd");
+        check("} 1\n", "} 1\\n");
+    }
+}
