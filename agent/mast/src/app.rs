@@ -111,7 +111,8 @@ impl App {
         let inline = Arc::new(OrtBackend::new(&runtime, &onnxruntime));
         let (devices, providers) = (inline.devices(), inline.providers().to_vec());
         let worker = worker::program(&config.log, &onnxruntime, &runtime);
-        let process = Arc::new(ProcessBackend::new(config.engines.clone(), worker, devices, providers));
+        let workers = Arc::new(ProcessBackend::new(config.engines.clone(), worker, devices, providers));
+        let process: Arc<dyn Backend> = Arc::clone(&workers) as _;
         let backend = IsolatingBackend { inline, process, default: config.engines.isolation };
         let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(backend)];
         let serve = Serve::new(config.serve.clone(), policy, backends);
@@ -130,6 +131,7 @@ impl App {
             credentials: front.credentials(),
             config: config.clone(),
             runtime,
+            workers,
             resident_before_runtime,
             outbox: outbox.clone(),
             uplink: view,
@@ -165,7 +167,7 @@ impl App {
     /// Starts the tasks. From here on nothing returns early.
     pub(crate) fn spawn(self) -> Running {
         let addresses = self.front.addresses();
-        tracing::info!(http = %addresses.http, metrics = %addresses.metrics, "listening");
+        tracing::info!(http = %addresses.http, grpc = %addresses.grpc, metrics = %addresses.metrics, "listening");
         let mut tasks = JoinSet::new();
         let (stop_front, front_stops) = watch::channel(false);
         let (stop_uplink, uplink_stops) = watch::channel(None);
@@ -218,6 +220,7 @@ impl App {
         }
 
         let serve = Arc::clone(&self.serve);
+        // Follows the repository in mode `poll`, and returns at once in the others.
         let loading = tokio::spawn(async move {
             let summary = serve.load_all().await;
             let (ready, failed) = (summary.ready.len(), summary.failed.len());
@@ -225,6 +228,7 @@ impl App {
             notify::tell(&[sd_notify::NotifyState::Status(&format!(
                 "{ready} models ready, {failed} failed"
             ))]);
+            serve.poll(std::future::pending()).await;
         });
         notify::tell(&[sd_notify::NotifyState::Ready]);
         Running {

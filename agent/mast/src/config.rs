@@ -117,6 +117,20 @@ impl Config {
         if let Some(dir) = &args.model_repository {
             config.serve.model_repository.clone_from(dir);
         }
+        if let Some(mode) = &args.model_control_mode {
+            config.serve.model_control_mode = match mode.as_str() {
+                "none" => serve::ModelControlMode::None,
+                "poll" => serve::ModelControlMode::Poll,
+                "explicit" => serve::ModelControlMode::Explicit,
+                _ => {
+                    let detail = "--model-control-mode is none, poll or explicit".to_owned();
+                    return Err(ConfigError::Invalid { detail });
+                }
+            };
+        }
+        if !args.load_models.is_empty() {
+            config.serve.load_models.clone_from(&args.load_models);
+        }
         let set = |place: &mut SocketAddr, given: Option<SocketAddr>| *place = given.unwrap_or(*place);
         set(&mut config.listen.http, args.http);
         set(&mut config.listen.grpc, args.grpc);

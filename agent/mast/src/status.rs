@@ -20,6 +20,12 @@ pub(crate) struct Status {
     /// The same just before ONNX Runtime was loaded.
     pub(crate) resident_before_runtime_bytes: Option<u64>,
     pub(crate) runtime: Option<RuntimeStatus>,
+    /// Processes that run models; empty where all run in the agent.
+    #[serde(default)]
+    pub(crate) workers: Vec<WorkerStatus>,
+    /// What keeps a worker in, as the kernel of this box gave it to the first one.
+    #[serde(default)]
+    pub(crate) sandbox: Vec<FenceStatus>,
     pub(crate) site: Option<SiteStatus>,
     pub(crate) policy: PolicyStatus,
     pub(crate) models: Vec<ModelStatus>,
@@ -36,6 +42,22 @@ pub(crate) struct RuntimeStatus {
     pub(crate) version: String,
     /// "none", or that the operator allowed this library by name although it carries the uploader.
     pub(crate) telemetry: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WorkerStatus {
+    pub(crate) pid: u32,
+    /// The model it was started for; others on the same GPU share it.
+    pub(crate) model: String,
+    pub(crate) private_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FenceStatus {
+    pub(crate) fence: String,
+    /// "enforced", "partial" or "unavailable".
+    pub(crate) state: String,
+    pub(crate) detail: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,6 +94,12 @@ pub(crate) struct ModelStatus {
     pub(crate) nodes: Vec<(String, usize)>,
     /// Providers that were tried and failed, with the reason.
     pub(crate) fallbacks: Vec<(String, String)>,
+    /// What of its configuration is not as its owner wrote it.
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
+    /// Host memory it was measured to take.
+    #[serde(default)]
+    pub(crate) memory_bytes: u64,
     pub(crate) pending: u64,
     pub(crate) success: u64,
     pub(crate) failed: u64,

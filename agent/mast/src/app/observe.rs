@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use egress::{Capability, Ident, Provider};
 use engine_ort::{Runtime, Telemetry};
+use engine_process::{ProcessBackend, WorkerView};
 use journal::IndexState;
 use link::UplinkConfig;
 use serve::{ModelStats, ModelView, Serve};
@@ -16,7 +17,8 @@ use super::outbox::Outbox;
 use super::uplink::UplinkView;
 use crate::config::{Config, SiteConfig};
 use crate::status::{
-    ModelStatus, OutboxStatus, PolicyStatus, RuntimeStatus, SiteStatus, Status, UplinkStatus,
+    FenceStatus, ModelStatus, OutboxStatus, PolicyStatus, RuntimeStatus, SiteStatus, Status, UplinkStatus,
+    WorkerStatus,
 };
 
 /// Reads every part of the agent and changes none.
@@ -28,6 +30,7 @@ pub(crate) struct Observer {
     pub(crate) credentials: front::Credentials,
     pub(crate) serve: Arc<Serve>,
     pub(crate) runtime: Runtime,
+    pub(crate) workers: Arc<ProcessBackend>,
     pub(crate) resident_before_runtime: Option<u64>,
     pub(crate) outbox: Option<Arc<Outbox>>,
     pub(crate) uplink: Option<UplinkView>,
@@ -49,6 +52,8 @@ impl Observer {
             resident_bytes: resident_bytes(),
             resident_before_runtime_bytes: self.resident_before_runtime,
             runtime: Some(self.runtime_status()),
+            workers: self.workers(),
+            sandbox: self.sandbox(),
             site: self.config.site.as_ref().map(site_status),
             policy: PolicyStatus {
                 source: match &self.config.policy.path {
@@ -69,6 +74,26 @@ impl Observer {
     pub(crate) fn status_json(&self) -> serde_json::Value {
         // Numbers, strings and lists always have a JSON form.
         serde_json::to_value(self.status()).unwrap_or_default()
+    }
+
+    fn workers(&self) -> Vec<WorkerStatus> {
+        let workers = self.workers.workers().into_iter();
+        let status = |view: WorkerView| WorkerStatus {
+            pid: view.pid,
+            model: view.model,
+            private_bytes: view.private_bytes,
+        };
+        workers.map(status).collect()
+    }
+
+    fn sandbox(&self) -> Vec<FenceStatus> {
+        let report = self.workers.sandbox().unwrap_or_default();
+        let status = |fence: engine_process::FenceReport| FenceStatus {
+            fence: fence.fence.name().to_owned(),
+            state: fence.state.name().to_owned(),
+            detail: fence.detail,
+        };
+        report.fences.into_iter().map(status).collect()
     }
 
     fn runtime_status(&self) -> RuntimeStatus {
@@ -106,6 +131,14 @@ impl Observer {
         if let Some(bytes) = resident_bytes() {
             metric("mast_resident_bytes", "gauge", "Resident memory of the daemon.", bytes);
         }
+        metric(
+            "mast_worker_starts_total",
+            "counter",
+            "Worker processes that were started.",
+            self.workers.started(),
+        );
+        let workers = u64::try_from(self.workers.workers().len()).unwrap_or(u64::MAX);
+        metric("mast_workers", "gauge", "Worker processes that run.", workers);
         if let Some(outbox) = &self.outbox {
             let status = outbox.status();
             metric(
@@ -164,6 +197,8 @@ fn model_status(
         nodes: placement.map_or_else(Vec::new, |placement| {
             placement.assignments.iter().map(|one| (one.provider.to_string(), one.nodes)).collect()
         }),
+        warnings: view.map_or_else(Vec::new, |view| view.warnings.to_vec()),
+        memory_bytes: view.map_or(0, |view| view.footprint.host_bytes),
         fallbacks: placement.map_or_else(Vec::new, |placement| {
             let failed = placement.attempts.iter();
             failed.filter_map(|one| Some((one.provider.to_string(), one.failure.clone()?))).collect()

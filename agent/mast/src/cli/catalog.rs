@@ -38,8 +38,19 @@ pub(super) struct Model {
     pub(super) dir: PathBuf,
     pub(super) placement: Placement,
     pub(super) building: Option<Building>,
+    #[serde(default)]
+    pub(super) warnings: Vec<String>,
+    #[serde(default)]
+    pub(super) memory: Memory,
     /// `model.toml`; read only when it is needed, so that a newer agent can still be listed.
     pub(super) config: serde_json::Value,
+}
+
+/// What the model was measured to take.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Memory {
+    pub(super) host_bytes: u64,
+    pub(super) device_bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -75,6 +75,12 @@ pub(crate) struct RunArgs {
     /// Folder of models: MODEL/VERSION/model.onnx
     #[arg(long)]
     pub(crate) model_repository: Option<PathBuf>,
+    /// Who says what is loaded, as Triton's: none, poll or explicit (default explicit)
+    #[arg(long)]
+    pub(crate) model_control_mode: Option<String>,
+    /// With explicit: a model to load at the start, more than once for more; `*` is every model, the default
+    #[arg(long = "load-model")]
+    pub(crate) load_models: Vec<String>,
     /// Where the agent keeps its control socket, outbox and caches (default /var/lib/mast for root, else
     /// ~/.local/state/mast)
     #[arg(long, env = "MAST_DATA_DIR")]

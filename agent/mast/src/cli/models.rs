@@ -12,7 +12,7 @@ fn show(catalog: &Catalog) -> String {
     if catalog.index.is_empty() {
         return "the model repository is empty\n".to_owned();
     }
-    let mut rows = vec![table::row(["MODEL", "VERSION", "STATE", "PROVIDER", "DEVICE", "NODES"])];
+    let mut rows = vec![table::row(["MODEL", "VERSION", "STATE", "PROVIDER", "DEVICE", "NODES", "MEMORY"])];
     let mut notes = Vec::new();
     for entry in &catalog.index {
         let same = |model: &&Model| model.name == entry.name && model.version.to_string() == entry.version;
@@ -34,7 +34,7 @@ fn row(entry: &Row, loaded: Option<&Model>) -> Vec<String> {
         None => &entry.state,
     };
     let version = if entry.version.is_empty() { "-" } else { &entry.version };
-    let Some(model) = loaded else { return table::row([&entry.name, version, state, "-", "-", "-"]) };
+    let Some(model) = loaded else { return table::row([&entry.name, version, state, "-", "-", "-", "-"]) };
     let placement = &model.placement;
     let device = if placement.device.name.is_empty() {
         placement.device.id.clone()
@@ -43,7 +43,13 @@ fn row(entry: &Row, loaded: Option<&Model>) -> Vec<String> {
     };
     let nodes = placement.assignments.iter().map(|part| format!("{} {}", part.provider, part.nodes));
     let nodes = nodes.collect::<Vec<_>>().join(", ");
-    table::row([&entry.name, version, state, &placement.provider, &device, &nodes])
+    let memory = match model.memory.device_bytes {
+        0 => table::bytes(model.memory.host_bytes),
+        device => {
+            format!("{} + {} on the device", table::bytes(model.memory.host_bytes), table::bytes(device))
+        }
+    };
+    table::row([&entry.name, version, state, &placement.provider, &device, &nodes, &memory])
 }
 
 /// What needs a sentence: a reason, a provider that was tried in vain, a build that goes on.
@@ -53,6 +59,7 @@ fn note(entry: &Row, loaded: Option<&Model>) -> Vec<String> {
         notes.push(format!("{}: {}\n", entry.name, entry.reason));
     }
     let Some(model) = loaded else { return notes };
+    notes.extend(model.warnings.iter().map(|warning| format!("{}: {warning}\n", model.name)));
     for attempt in &model.placement.attempts {
         if let Some(failure) = &attempt.failure {
             notes.push(format!("{}: {} was tried and not used: {failure}\n", model.name, attempt.provider));
@@ -91,7 +98,8 @@ mod tests {
                     ],
                 },
             }, {
-                "name": "b", "version": 1, "state": "READY", "dir": "/m/b", "config": {}, "building": null,
+                "name": "b", "version": 1, "state": "READY", "dir": "/m/b", "config": {}, "building": null, "warnings": ["gpus is ignored"],
+                "memory": { "host_bytes": 1536, "device_bytes": 0 },
                 "placement": {
                     "provider": "cpu", "device": { "id": "cpu", "name": "" },
                     "attempts": [{ "provider": "cuda", "failure": "no driver" }, { "provider": "cpu", "failure": null }],
@@ -106,12 +114,13 @@ mod tests {
         }))
         .unwrap();
         let expected = "\
-MODEL  VERSION  STATE        PROVIDER  DEVICE             NODES
-a      2        BUILDING     cuda      gpu:0 (NVIDIA L4)  cuda 70, cpu 2
-b      1        READY        cpu       cpu
-c      -        UNAVAILABLE  -         -                  -
+MODEL  VERSION  STATE        PROVIDER  DEVICE             NODES           MEMORY
+a      2        BUILDING     cuda      gpu:0 (NVIDIA L4)  cuda 70, cpu 2  0 B
+b      1        READY        cpu       cpu                                1.5 KiB
+c      -        UNAVAILABLE  -         -                  -               -
 
 a: an engine for tensorrt is being built, 1 of 4 parts after 65 s
+b: gpus is ignored
 b: cuda was tried and not used: no driver
 c: no version
 ";

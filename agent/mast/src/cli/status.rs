@@ -29,7 +29,10 @@ fn show(status: &Status) -> String {
                 table::seconds(status.uptime_s)
             ),
         ]),
-        table::row(["listens", &format!("http {}, grpc {}, metrics {}", status.http, status.grpc, status.metrics)]),
+        table::row([
+            "listens",
+            &format!("http {}, grpc {}, metrics {}", status.http, status.grpc, status.metrics),
+        ]),
     ];
     rows.extend(credentials(&status.credentials).map(|text| table::row(["callers", &text])));
     rows.push(match &status.runtime {
@@ -39,6 +42,7 @@ fn show(status: &Status) -> String {
         ]),
         None => table::row(["runtime", "none loaded"]),
     });
+    rows.push(table::row(["engines", &engines(status)]));
     rows.push(match &status.site {
         Some(site) => table::row([
             "site",
@@ -60,6 +64,26 @@ fn show(status: &Status) -> String {
     rows.push(table::row(["outbox", &status.outbox.as_ref().map_or_else(|| nothing.clone(), outbox)]));
     rows.push(table::row(["uplink", &status.uplink.as_ref().map_or(nothing, uplink)]));
     format!("{}\n{}", table::text(&rows), models(&status.models))
+}
+
+/// Where models run, and what keeps them in there.
+fn engines(status: &Status) -> String {
+    if status.workers.is_empty() {
+        return "in the agent's own process".to_owned();
+    }
+    let bytes: u64 = status.workers.iter().filter_map(|worker| worker.private_bytes).sum();
+    let fences = |state: &str| -> Vec<&str> {
+        let fences = status.sandbox.iter().filter(|fence| fence.state == state);
+        fences.map(|fence| fence.fence.as_str()).collect()
+    };
+    let mut text = format!("{} worker processes, {}", status.workers.len(), table::bytes(bytes));
+    for (state, word) in [("enforced", "kept in by"), ("partial", "PARTLY by"), ("unavailable", "WITHOUT")] {
+        let fences = fences(state);
+        if !fences.is_empty() {
+            text.push_str(&format!("; {word} {}", fences.join(", ")));
+        }
+    }
+    text
 }
 
 /// Nothing where everybody may call.
@@ -157,6 +181,9 @@ fn models(models: &[ModelStatus]) -> String {
         if !model.reason.is_empty() {
             reasons.push_str(&format!("{}: {}\n", model.name, model.reason));
         }
+        for warning in &model.warnings {
+            reasons.push_str(&format!("{}: {warning}\n", model.name));
+        }
         for (provider, reason) in &model.fallbacks {
             reasons.push_str(&format!("{}: {provider} was tried and not used: {reason}\n", model.name));
         }
@@ -178,6 +205,11 @@ mod tests {
             "agent_version": "0.1.0", "pid": 7, "uptime_s": 3_900, "ready": true, "draining": false,
             "http": "127.0.0.1:8000", "grpc": "127.0.0.1:8001", "metrics": "127.0.0.1:8002",
             "runtime": { "path": "/usr/lib/mast/libonnxruntime.so", "version": "1.28.0", "telemetry": "none" },
+            "workers": [{ "pid": 9, "model": "a", "private_bytes": 2_097_152 }],
+            "sandbox": [
+                { "fence": "seccomp", "state": "enforced", "detail": "" },
+                { "fence": "landlock", "state": "unavailable", "detail": "old kernel" },
+            ],
             "site": { "org": "acme", "region": "south", "site": "hill", "box": "b1", "jurisdiction": "DE-BY" },
             "policy": { "source": "/etc/mast/policy.toml", "digest": "0123456789abcdef0123", "refusals": [["eu-only", 3], ["x", 0]] },
             "models": [{
@@ -204,6 +236,7 @@ mod tests {
 agent    ready; version 0.1.0, process 7, up 65 min
 listens  http 127.0.0.1:8000, grpc 127.0.0.1:8001, metrics 127.0.0.1:8002
 runtime  ONNX Runtime 1.28.0, telemetry none, /usr/lib/mast/libonnxruntime.so
+engines  1 worker processes, 2.0 MiB; kept in by seccomp; WITHOUT landlock
 site     acme/south/hill/b1, jurisdiction DE-BY
 policy   /etc/mast/policy.toml, sha256 0123456789abcdef; refused 3 by eu-only
 bodies   1.5 KiB of 256.0 MiB buffered
