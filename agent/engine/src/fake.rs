@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::{
     Attempt, Backend, Batch, Buffer, DataType, Device, Dim, Engine, EngineError, LoadError, LoadOptions,
-    Loaded, ModelSource, Outputs, PendingBuild, Placement, Provider, Signature, Tensor, TensorSpec, gather,
-    scatter,
+    Loaded, ModelSource, OnLost, Outputs, PendingBuild, Placement, Provider, Signature, Tensor, TensorSpec,
+    gather, scatter,
 };
 
 /// How fake engines behave.
@@ -34,6 +34,12 @@ pub struct FakeScript {
     pub refuse_on: Option<f32>,
     /// The device is lost when this is a first value of one of its members.
     pub lose_on: Option<f32>,
+    /// How often; absent: every time.
+    pub losses: Option<Arc<AtomicU64>>,
+    /// Loads wait here.
+    pub loads: Gate,
+    /// Who is to be told that an engine was lost while it had nothing to run.
+    pub watch: Watch,
     /// A run waits at `slow` when this is a first value of one of its members.
     pub slow_on: Option<f32>,
     pub slow: Gate,
@@ -44,6 +50,24 @@ pub struct FakeScript {
     pub single: bool,
     /// The first values of the members of each run that was begun, in order.
     pub log: Option<Log>,
+}
+
+/// What engines were given by [`Engine::on_lost`].
+#[derive(Clone, Default)]
+pub struct Watch(Arc<Mutex<Vec<OnLost>>>);
+
+impl Watch {
+    /// All engines so far are lost.
+    pub fn tell(&self, reason: &str) {
+        let told = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        told.into_iter().for_each(|tell| tell(reason));
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
 }
 
 pub type Log = Arc<Mutex<Vec<Vec<f32>>>>;
@@ -90,11 +114,13 @@ pub struct FakeBackend {
     pub script: FakeScript,
     /// Batches run by all engines of this backend.
     pub runs: Arc<AtomicU64>,
+    /// Loads that were begun.
+    pub loads: Arc<AtomicU64>,
 }
 
 impl FakeBackend {
     pub fn new(script: FakeScript) -> Self {
-        Self { script, runs: Arc::default() }
+        Self { script, runs: Arc::default(), loads: Arc::default() }
     }
 
     fn engine(&self, provider: Provider) -> Box<dyn Engine> {
@@ -112,6 +138,8 @@ impl Backend for FakeBackend {
     }
 
     fn load(&self, _source: &ModelSource, _options: &LoadOptions) -> Result<Loaded, LoadError> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        self.script.loads.pass();
         if let Some(detail) = &self.script.refuse_load {
             return Err(LoadError::Refused { detail: detail.clone() });
         }
@@ -183,7 +211,7 @@ impl Engine for FakeEngine {
         }
         self.script.runs.pass();
         let has = |value: Option<f32>| value.is_some_and(|value| holds(batch, value));
-        if has(self.script.lose_on) {
+        if has(self.script.lose_on) && self.script.losses.as_deref().is_none_or(count_down) {
             return Err(EngineError::DeviceLost { detail: "scripted loss".to_owned() });
         }
         if let Some(value) = self.script.refuse_on.filter(|value| holds(batch, *value)) {
@@ -209,6 +237,10 @@ impl Engine for FakeEngine {
         scatter(batch, vec![joined])
     }
 
+    fn on_lost(&self, tell: OnLost) {
+        self.script.watch.0.lock().unwrap_or_else(PoisonError::into_inner).push(tell);
+    }
+
     fn share(&self) -> Option<Box<dyn Engine>> {
         let provider = self.placement.provider;
         (!self.script.single).then(|| {
@@ -226,6 +258,11 @@ fn add(one: &Tensor, other: &Tensor) -> Result<Tensor, EngineError> {
     let bytes: Vec<u8> = sums.flat_map(f32::to_le_bytes).collect();
     Tensor::new(one.datatype(), one.shape().to_vec(), Buffer::copy_from(&bytes))
         .map_err(|error| EngineError::Run { detail: error.to_string() })
+}
+
+/// Whether there was one left.
+fn count_down(left: &AtomicU64) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
 fn holds(batch: &Batch, value: f32) -> bool {

@@ -27,7 +27,7 @@ pub use datatype::DataType;
 pub use error::{EngineError, LoadError};
 pub use load::{
     Backend, BuildProgress, Engine, Footprint, Isolation, LoadOptions, Loaded, MemberId, Memory, ModelSource,
-    PendingBuild, Place, SubgraphRunner,
+    OnLost, PendingBuild, Place, SubgraphRunner,
 };
 pub use provider::{Assignment, Attempt, Device, Placement, Provider};
 pub use signature::{Dim, Signature, TensorSpec};

@@ -178,6 +178,9 @@ impl BuildProgress {
     }
 }
 
+/// Called with the reason, which is for the site's own log.
+pub type OnLost = Box<dyn FnOnce(&str) + Send>;
+
 /// Names a member of a batch, and the state an engine keeps for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(pub u64);
@@ -220,6 +223,11 @@ pub trait Engine: Send + fmt::Debug {
     fn footprint(&self) -> Option<Footprint> {
         None
     }
+
+    /// `tell` is called when the engine is lost, also while it has nothing to run, so that it can be loaded again
+    /// before the next request comes. At most once, from a thread of the backend that it must not hold up, and perhaps
+    /// beside a run that reports the same; never after the engine was dropped. The default cannot tell.
+    fn on_lost(&self, _tell: OnLost) {}
 
     /// Where inputs should lie for this engine; `None` is the heap.
     fn memory(&self) -> Option<Arc<dyn Memory>> {

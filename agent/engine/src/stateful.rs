@@ -150,6 +150,10 @@ impl Engine for Stateful {
         self.engine.footprint()
     }
 
+    fn on_lost(&self, tell: crate::OnLost) {
+        self.engine.on_lost(tell);
+    }
+
     fn memory(&self) -> Option<Arc<dyn Memory>> {
         self.engine.memory()
     }

@@ -89,6 +89,7 @@ pub(crate) fn ticket(
         patience,
         level,
         place,
+        is_suspect: false,
         exportable,
         room,
         reply: sender,

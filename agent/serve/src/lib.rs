@@ -5,7 +5,7 @@
 //! Start reading at `infer.rs`.
 //!
 //! Threads: one per instance of a loaded model, which owns an engine and forms its own batches; one per background
-//! build (`build-…`), per reload after a lost device (`reload-…`) and per version that was swapped out (`retire-…`),
+//! build (`build-…`), per version that lost its engines (`reload-…`) and per version that was swapped out (`retire-…`),
 //! which end by themselves. Tasks: none that outlive a call, but an unload that was asked for runs to its end.
 //!
 //! It never parses a body, opens a socket, names a runtime or writes to disk, and it logs no label, no

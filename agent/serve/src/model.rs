@@ -11,7 +11,8 @@ use wire::{Ran, chain};
 
 use crate::error::Error;
 use crate::model_config::Shown;
-use crate::models::Lease;
+use crate::models::{Lease, Recovery};
+use crate::repository::Stamp;
 use crate::schedule::{Bounds, Lost, ModelFeed, OnLost, Phase, Queue, Sequencing};
 use crate::stats::Stats;
 use crate::{BuildView, ModelConfig, ModelView, PriorityConfig, State};
@@ -31,12 +32,21 @@ pub(crate) struct Model {
     pub(crate) queue: Arc<Queue>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) placed: Arc<Placed>,
-    memory: Option<Arc<dyn Memory>>,
+    /// What of its files was loaded.
+    pub(crate) stamp: Stamp,
+    pub(crate) recovery: Mutex<Recovery>,
     /// Of every engine of this version, for a model that keeps state.
-    states: Option<States>,
+    pub(crate) states: Option<States>,
     warnings: Arc<[String]>,
-    threads: Mutex<Vec<EngineThread>>,
-    lease: Mutex<Option<Lease>>,
+    engines: RwLock<Engines>,
+}
+
+/// What a version has of its engines, and has anew after they were lost.
+#[derive(Debug)]
+struct Engines {
+    memory: Option<Arc<dyn Memory>>,
+    threads: Vec<EngineThread>,
+    lease: Option<Lease>,
     footprint: Footprint,
 }
 
@@ -54,6 +64,7 @@ pub(crate) struct Parts {
     /// That the engines are wrapped by; `None` for a model that keeps no state.
     pub(crate) states: Option<States>,
     pub(crate) shown: Shown,
+    pub(crate) stamp: Stamp,
     /// What it takes of the memory budget.
     pub(crate) lease: Option<Lease>,
 }
@@ -75,39 +86,106 @@ impl Model {
         engines: Vec<Box<dyn Engine>>,
         on_lost: OnLost,
     ) -> Result<Arc<Self>, Error> {
-        let Parts { name, version, dir, config, queue_limit: _, stats, placement, states, shown, lease } =
-            parts;
-        let queue = Arc::new(Queue::new(Arc::clone(&name), bounds, engines.len(), Arc::clone(&stats)));
-        let placed = Arc::new(Placed::new(placement, Arc::clone(&stats)));
-        let memory = engines.first().and_then(|engine| engine.memory());
-        let shown = Arc::new(shown);
-        let on_lost = Lost::new(on_lost);
-        let mut threads = Vec::with_capacity(engines.len());
-        for (index, engine) in engines.into_iter().enumerate() {
-            let (queue, shown, placed) = (Arc::clone(&queue), Arc::clone(&shown), Arc::clone(&placed));
-            let feed = ModelFeed::new(queue, shown, placed, version, index, on_lost.clone());
-            threads.push(EngineThread::spawn(&format!("engine-{name}"), engine, feed));
-        }
-        let threads: Result<Vec<_>, _> = threads.into_iter().collect();
-        // Those that did start end with the model.
-        let threads = threads.inspect_err(|_| queue.stop()).map_err(|source| Error::Thread { source })?;
-        let warnings = config.warnings.iter().chain(&shown.warnings).cloned().collect();
-        Ok(Arc::new(Self {
+        let Parts {
             name,
             version,
             dir,
+            config,
+            queue_limit: _,
+            stats,
+            placement,
+            states,
             shown,
+            stamp,
+            lease,
+        } = parts;
+        let queue = Arc::new(Queue::new(Arc::clone(&name), bounds, engines.len(), Arc::clone(&stats)));
+        let warnings = config.warnings.iter().chain(&shown.warnings).cloned().collect();
+        let model = Self {
+            name,
+            version,
+            dir,
+            shown: Arc::new(shown),
             config: Arc::new(config),
             queue,
+            placed: Arc::new(Placed::new(placement, Arc::clone(&stats))),
             stats,
-            placed,
-            memory,
+            stamp,
+            recovery: Mutex::default(),
             states,
             warnings,
-            threads: Mutex::new(threads),
-            footprint: lease.as_ref().map(Lease::footprint).unwrap_or_default(),
-            lease: Mutex::new(lease),
-        }))
+            engines: RwLock::new(Engines {
+                memory: None,
+                threads: Vec::new(),
+                lease: None,
+                footprint: Footprint::default(),
+            }),
+        };
+        // Threads that did start end with the model.
+        model.drive(engines, lease, on_lost)?;
+        Ok(Arc::new(model))
+    }
+
+    /// New engines for a version whose engines were lost, over the same files and the same states: what waited for
+    /// them runs, and sequences go on. Nothing happens where the version is ending meanwhile.
+    pub(crate) fn revive(
+        self: &Arc<Self>,
+        placement: &Placement,
+        engines: Vec<Box<dyn Engine>>,
+        pending: Option<PendingBuild>,
+        lease: Lease,
+        on_lost: OnLost,
+    ) -> Result<(), Error> {
+        self.placed.replaced(placement);
+        if !self.queue.resume(engines.len()) {
+            return Ok(());
+        }
+        self.drive(engines, Some(lease), on_lost).inspect_err(|error| {
+            self.queue.lose(self.queue.generation(), &error.to_string());
+        })?;
+        if let Some(pending) = pending {
+            self.build(pending);
+        }
+        Ok(())
+    }
+
+    /// A thread per engine, all of them fed from one queue.
+    fn drive(
+        &self,
+        engines: Vec<Box<dyn Engine>>,
+        lease: Option<Lease>,
+        on_lost: OnLost,
+    ) -> Result<(), Error> {
+        let memory = engines.first().and_then(|engine| engine.memory());
+        let on_lost = Lost::new(on_lost);
+        let feed = |index| {
+            let (queue, shown) = (Arc::clone(&self.queue), Arc::clone(&self.shown));
+            ModelFeed::new(queue, shown, Arc::clone(&self.placed), self.version, index, on_lost.clone())
+        };
+        let name = format!("engine-{}", self.name);
+        // All of them know the same generation, whatever the first one then does.
+        let generation = self.queue.generation();
+        let mut fed = Vec::with_capacity(engines.len());
+        for (index, engine) in engines.into_iter().enumerate() {
+            let (queue, lost) = (Arc::clone(&self.queue), on_lost.clone());
+            let (model, version) = (Arc::clone(&self.name), self.version);
+            // Also one that has nothing to run: the next request need not find it out.
+            engine.on_lost(Box::new(move |reason| {
+                if queue.lose(generation, reason) {
+                    tracing::error!(%model, version, reason, "the model is unavailable");
+                    lost.call(&queue);
+                }
+            }));
+            fed.push((engine, feed(index)));
+        }
+        let threads: Result<Vec<_>, _> =
+            fed.into_iter().map(|(engine, feed)| EngineThread::spawn(&name, engine, feed)).collect();
+        let threads = threads.map_err(|source| Error::Thread { source })?;
+        let footprint = lease.as_ref().map(Lease::footprint).unwrap_or_default();
+        let new = Engines { memory, threads, lease, footprint };
+        // The threads of lost engines end by themselves.
+        *self.engines.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
     }
 
     /// Builds the better engine on a thread of its own, while this one serves.
@@ -167,19 +245,21 @@ impl Model {
             Phase::Open if self.placed.is_building() => State::Building,
             Phase::Open => State::Ready,
             Phase::Draining | Phase::Stopping => State::Unloading,
-            Phase::Lost(_) => State::Unavailable,
+            Phase::Reloading(_) | Phase::Lost { .. } => State::Unavailable,
         }
     }
 
-    /// Why the engine was lost; empty while it is not.
+    /// Why the engine was lost, and why there is no new one yet; empty while it is not.
     pub(crate) fn fault(&self) -> String {
         match self.queue.phase() {
-            Phase::Lost(reason) => reason,
+            Phase::Reloading(fault) => fault,
+            Phase::Lost { fault, trouble } => format!("{fault}; {trouble}"),
             _ => String::new(),
         }
     }
 
     pub(crate) fn view(&self) -> ModelView {
+        let engines = self.engines.read().unwrap_or_else(PoisonError::into_inner);
         ModelView {
             name: Arc::clone(&self.name),
             version: self.version,
@@ -191,8 +271,8 @@ impl Model {
             versions: vec![self.version],
             dir: Arc::clone(&self.dir),
             warnings: Arc::clone(&self.warnings),
-            footprint: self.footprint,
-            memory: self.memory.clone(),
+            footprint: engines.footprint,
+            memory: engines.memory.clone(),
         }
     }
 
@@ -203,17 +283,21 @@ impl Model {
     /// Its engine is lost, or it will take no more requests: what it takes is not counted any more, or is counted
     /// as memory that comes back.
     pub(crate) fn leave(&self) {
-        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.queue.phase() {
-            Phase::Lost(_) => *lease = None,
-            _ => lease.iter().for_each(Lease::leaves),
+        let lease = &mut self.engines.write().unwrap_or_else(PoisonError::into_inner).lease;
+        if self.queue.phase().is_lost() {
+            *lease = None;
+        } else {
+            lease.iter().for_each(Lease::leaves);
         }
     }
 
     /// Stops the threads and waits until the engines are gone. Blocking; only when nothing is pending.
     pub(crate) fn join(&self) {
         self.queue.stop();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = {
+            let mut engines = self.engines.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut engines.threads)
+        };
         threads.into_iter().for_each(EngineThread::join);
     }
 }

@@ -292,12 +292,17 @@ impl ModelConfig {
         own.or_else(classify)
     }
 
-    /// Tensors that `[image]`, `[classify]` and `[detect]` name and the model does not have.
+    /// Tensors that the blocks of media name and the model does not have.
     pub(crate) fn check_media(&self, signature: &Signature) -> Result<(), Error> {
         let detect = self.detect.iter().flat_map(|it| it.scores.iter().chain(&it.boxes));
         let outputs = self.classify.iter().map(|it| ("[classify]", &it.output));
         let outputs = outputs.chain(detect.map(|name| ("[detect]", name)));
+        let outputs = outputs.chain(self.embed.iter().map(|it| ("[embed]", &it.output)));
+        let texts = self.text.iter().map(|it| &it.inputs);
+        let texts =
+            texts.flat_map(|it| [Some(&it.ids), it.mask.as_ref(), it.types.as_ref()].into_iter().flatten());
         let inputs = self.image.iter().map(|it| ("[image]", &it.input));
+        let inputs = inputs.chain(texts.map(|name| ("[text]", name)));
         for (specs, names) in
             [(&signature.inputs, inputs.collect::<Vec<_>>()), (&signature.outputs, outputs.collect())]
         {

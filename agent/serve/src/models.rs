@@ -28,10 +28,12 @@ use crate::repository::{Repository, Seen};
 use crate::stats::Stats;
 use crate::{Config, IndexEntry, ModelStats, State};
 
+use load::Warm;
 pub(crate) use load::Which;
 pub(crate) use memory::Lease;
 use memory::MemoryBudget;
 pub(crate) use poll::Poller;
+pub(crate) use recover::Recovery;
 
 #[derive(Debug)]
 pub(crate) struct Models {
@@ -64,8 +66,6 @@ struct Slot {
     json: Option<String>,
     /// By version, over all loads.
     stats: BTreeMap<u64, Arc<Stats>>,
-    /// Loads by ourselves after a device was lost, since the last one that somebody asked for.
-    recoveries: u32,
 }
 
 impl Models {
@@ -155,9 +155,6 @@ impl Models {
     pub(crate) async fn load(&self, name: &str, which: Which, json: Option<String>) -> Result<(), Error> {
         let turn = self.turn(name)?.lock_owned().await;
         let Some(models) = self.me.upgrade() else { return Err(unknown(name)) };
-        if let Some(slot) = self.write().get_mut(name) {
-            slot.recoveries = 0;
-        }
         let owned = name.to_owned();
         // The turn goes with the load: it ends when the load does, even if our caller goes away before.
         let load = spawn_blocking(move || {
@@ -227,6 +224,8 @@ impl Models {
     /// Waits, on a thread of its own, until nobody holds the version, and ends its engine.
     fn retire(&self, mut model: Arc<Model>) {
         model.leave();
+        // Those that waited for engines of its own; who comes now finds its successor.
+        model.queue.give_up("it was replaced");
         let patience = self.unload_budget;
         let thread = thread::Builder::new().name(format!("retire-{}", model.name));
         let spawned = thread.spawn(move || {

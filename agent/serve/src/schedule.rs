@@ -6,11 +6,15 @@
 //! nobody is on the way to. A ticket ends in exactly one place, [`Queue::end`], after its outcome was recorded: a
 //! client that has its reply finds it counted.
 //!
+//! A queue outlives its engines: when they are lost, their threads end, what they were running goes back to the head
+//! of its line, and whatever waits goes on with the engines that take their place ([`Queue::resume`]).
+//!
 //! What a push costs does not depend on what waits: places of clients that went away are counted, not searched.
 
 pub(crate) mod bounds;
 mod feed;
 mod levels;
+mod loss;
 mod order;
 mod pace;
 mod push;
@@ -74,7 +78,7 @@ struct State {
     phase: Phase,
     /// Engines to change to, before the next batch: one per thread that goes on.
     better: VecDeque<Box<dyn Engine>>,
-    /// How often there were better engines.
+    /// How often there were better engines, or none any more.
     generation: u64,
     /// Batches taken so far.
     taken: u64,
@@ -91,14 +95,26 @@ pub(crate) enum Phase {
     Open,
     /// Finishes what it has, takes nothing new.
     Draining,
-    /// The device or the thread is gone, and why.
-    Lost(String),
+    /// The engines are gone, and why; new ones come at once. What is queued waits for them, and what comes.
+    Reloading(String),
+    /// The engines are gone, and nobody knows when there will be new ones: takes nothing.
+    Lost {
+        fault: String,
+        /// Why there are no new ones yet.
+        trouble: String,
+    },
     /// The threads end when the queue is empty.
     Stopping,
 }
 
+impl Phase {
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Phase::Reloading(_) | Phase::Lost { .. })
+    }
+}
+
 /// One engine thread of a version.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Instance {
     index: usize,
     generation: u64,
@@ -107,7 +123,7 @@ struct Instance {
 /// A thread that waits for its batch to fill.
 #[derive(Debug, Clone, Copy)]
 struct Filling {
-    index: usize,
+    instance: Instance,
     until: Instant,
 }
 
@@ -202,18 +218,25 @@ impl Queue {
     /// Takes no more requests; what is queued still runs.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
-        if state.phase == Phase::Open {
-            state.phase = Phase::Draining;
-            drop(state);
-            // A batch that waits for more members gets none any more.
-            self.fill.notify_all();
+        if matches!(state.phase, Phase::Draining | Phase::Stopping) {
+            return;
+        }
+        let was = std::mem::replace(&mut state.phase, Phase::Draining);
+        drop(state);
+        // A batch that waits for more members gets none any more.
+        self.fill.notify_all();
+        if was.is_lost() {
+            self.fail_queued(|| self.unserved());
         }
     }
 
     /// The engine threads end when they have run what is queued.
     pub(crate) fn stop(&self) {
-        self.lock().phase = Phase::Stopping;
+        let was = std::mem::replace(&mut self.lock().phase, Phase::Stopping);
         self.notify_all();
+        if was.is_lost() {
+            self.fail_queued(|| self.unserved());
+        }
     }
 
     /// Waits until nothing is pending, then returns 0; or returns what is pending at `deadline`, after the
@@ -234,20 +257,6 @@ impl Queue {
             Error::unavailable(text, retry_after(Duration::ZERO))
         });
         left
-    }
-
-    /// The engines cannot run anything more: fails what is queued.
-    fn lose(&self, reason: &str) {
-        {
-            let mut state = self.lock();
-            if state.phase != Phase::Stopping {
-                state.phase = Phase::Lost(reason.to_owned());
-            }
-        }
-        self.fail_queued(|| {
-            let text = format!("model '{}' lost its engine", self.model);
-            Error::unavailable(text, retry_after(Duration::ZERO))
-        });
     }
 
     fn fail_queued(&self, error: impl Fn() -> Error) {

@@ -3,6 +3,7 @@
 mod bounded;
 mod instances;
 mod life_cycle;
+mod loss;
 mod overload;
 mod path;
 mod repository;
@@ -28,6 +29,8 @@ struct Agent {
     root: tempfile::TempDir,
     /// Batches that engines began, warm-up runs included.
     runs: Arc<AtomicU64>,
+    /// Loads that the backend began.
+    loads: Arc<AtomicU64>,
 }
 
 const BODY: u64 = 16;
@@ -42,7 +45,7 @@ impl Agent {
         add_version(root.path(), "m", 1);
         write(&root.path().join("m/model.toml"), model_toml);
         let backend = FakeBackend::new(script);
-        let runs = Arc::clone(&backend.runs);
+        let (runs, loads) = (Arc::clone(&backend.runs), Arc::clone(&backend.loads));
         let config = Config {
             model_repository: root.path().to_owned(),
             buffered_limit_bytes: 4096,
@@ -50,7 +53,7 @@ impl Agent {
         };
         let serve = Serve::new(config, policy, vec![Arc::new(backend)]);
         serve.load_all().await;
-        Self { serve, root, runs }
+        Self { serve, root, runs, loads }
     }
 
     async fn send(&self, request: Request) -> Result<Reply, Error> {

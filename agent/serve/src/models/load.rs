@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -9,14 +10,14 @@ use engine::{
 };
 use wire::chain;
 
-use super::memory::Measured;
+use super::memory::{Lease, Measured};
 use super::warmup::warm_up;
 use super::{Models, Slot, recover};
 use crate::error::Error;
 use crate::model::{Model, Parts, instances, ran};
-use crate::model_config::show;
+use crate::model_config::{Shown, show};
 use crate::repository::{Seen, Stamp};
-use crate::schedule::Phase;
+use crate::stats::Stats;
 use crate::{ModelConfig, SequenceConfig, State};
 
 /// Which of the wanted versions a load touches.
@@ -25,8 +26,6 @@ pub(crate) enum Which {
     All,
     /// Whose files changed since they were last tried.
     Changed,
-    /// Whose engine was lost.
-    Lost,
 }
 
 /// What is there to load.
@@ -34,6 +33,21 @@ struct Plan {
     config: ModelConfig,
     wanted: Vec<u64>,
     seen: Seen,
+}
+
+/// The engines of one version, warm and measured, that have no threads yet.
+pub(super) struct Warm {
+    pub(super) engines: Vec<Box<dyn Engine>>,
+    pub(super) pending: Option<PendingBuild>,
+    pub(super) placement: Placement,
+    pub(super) lease: Lease,
+    dir: PathBuf,
+    /// Completed.
+    config: ModelConfig,
+    states: Option<States>,
+    shown: Shown,
+    stamp: Stamp,
+    stats: Arc<Stats>,
 }
 
 /// An engine and how it was got.
@@ -98,23 +112,39 @@ impl Models {
         Ok(Plan { config, wanted, seen })
     }
 
-    fn load_version(&self, name: &str, version: u64, config: &ModelConfig) -> Result<(), Error> {
+    /// Loads a version beside the one that serves, and swaps it in.
+    pub(super) fn load_version(&self, name: &str, version: u64, config: &ModelConfig) -> Result<(), Error> {
         let lost = self.read().get(name).and_then(|slot| slot.serving.get(&version).cloned());
-        if let Some(lost) = lost.filter(|model| matches!(model.queue.phase(), Phase::Lost(_))) {
+        if let Some(lost) = lost.filter(|model| model.queue.phase().is_lost()) {
             lost.leave();
         }
-        // A backend that panics must not leave the model LOADING for ever.
-        let loaded = catch_unwind(AssertUnwindSafe(|| self.load_beside(name, version, config.clone())));
-        let panicked = || {
-            let detail = "the backend panicked while it loaded the model".to_owned();
-            Err(Error::Load { source: LoadError::Refused { detail } })
+        let states = config.sequence.as_ref().map(SequenceConfig::states);
+        let Warm { engines, pending, placement, lease, dir, config, states, shown, stamp, stats } =
+            self.warm(name, version, config.clone(), states)?;
+        let parts = Parts {
+            name: Arc::from(name),
+            version,
+            dir: Arc::from(dir),
+            config,
+            queue_limit: self.queue_limit,
+            stats,
+            placement,
+            states,
+            shown,
+            stamp,
+            lease: Some(lease),
         };
-        let (model, pending) = loaded.unwrap_or_else(|_| panicked())?;
+        let model = Model::start(parts, engines, recover::on_lost(&self.me, name))?;
         if let Some(pending) = pending {
             model.build(pending);
         }
+        let queue = Arc::clone(&model.queue);
         let old = self.with_slot(name, |slot| slot.serving.insert(version, model));
         old.into_iter().for_each(|old| self.retire(old));
+        // Lost before anybody could find it here.
+        if queue.phase().is_lost() {
+            self.recover(name, &queue);
+        }
         Ok(())
     }
 
@@ -122,13 +152,28 @@ impl Models {
         change(self.write().entry(name.to_owned()).or_default())
     }
 
-    /// A warm model that is not in the registry yet.
-    fn load_beside(
+    /// As [`Models::prepare`]. A backend that panics must not leave the model LOADING for ever.
+    pub(super) fn warm(
+        &self,
+        name: &str,
+        version: u64,
+        config: ModelConfig,
+        states: Option<States>,
+    ) -> Result<Warm, Error> {
+        catch_unwind(AssertUnwindSafe(|| self.prepare(name, version, config, states))).unwrap_or_else(|_| {
+            let detail = "the backend panicked while it loaded the model".to_owned();
+            Err(Error::Load { source: LoadError::Refused { detail } })
+        })
+    }
+
+    /// Loads and warms up as many engines as the model asks for, over `states` where it keeps some.
+    fn prepare(
         &self,
         name: &str,
         version: u64,
         mut config: ModelConfig,
-    ) -> Result<(Arc<Model>, Option<PendingBuild>), Error> {
+        states: Option<States>,
+    ) -> Result<Warm, Error> {
         let path = self.repository.file(name, version, &config)?;
         let dir = self.repository.dir(name);
         self.check_gpus(&config)?;
@@ -141,7 +186,6 @@ impl Models {
         let source = ModelSource { name: name.to_owned(), version, path };
         let Got { loaded: Loaded { engine, pending }, placement, measure } =
             self.load_engine(&source, &config)?;
-        let states = config.sequence.as_ref().map(SequenceConfig::states);
         let engine = wrap(states.as_ref(), engine)?;
         config.complete(engine.signature(), self.default_max_batch_size);
         check_batches(engine.signature(), &config)?;
@@ -159,7 +203,7 @@ impl Models {
         let measured = told.map(Measured::Told).or_else(|| taken().map(Measured::Difference));
         drop(measure);
         match measured {
-            Some(measured) => lease.settle(stamp, measured)?,
+            Some(measured) => lease.settle(stamp.clone(), measured)?,
             // Nobody can tell: the estimate stays.
             None => tracing::debug!(model = name, version, "its memory cannot be measured"),
         }
@@ -187,20 +231,7 @@ impl Models {
         );
         let stats = self.with_slot(name, |slot| Arc::clone(slot.stats.entry(version).or_default()));
         stats.loaded(duration, failures, ran(&placement));
-        let parts = Parts {
-            name: Arc::from(name),
-            version,
-            dir: Arc::from(dir),
-            config,
-            queue_limit: self.queue_limit,
-            stats,
-            placement,
-            states,
-            shown,
-            lease: Some(lease),
-        };
-        let model = Model::start(parts, engines, recover::on_lost(&self.me, name))?;
-        Ok((model, pending))
+        Ok(Warm { engines, pending, placement, lease, dir, config, states, shown, stamp, stats })
     }
 
     /// As many engines as the model asks for: over the same weights where the backend can share them.
@@ -315,7 +346,6 @@ impl Slot {
         let failed = self.failed.get(&Some(version));
         let due = match which {
             Which::All => true,
-            Which::Lost => serving.is_some_and(|model| matches!(model.queue.phase(), Phase::Lost(_))),
             Which::Changed => self.attempted.as_ref().is_none_or(|before| {
                 before.config != seen.config
                     || before.versions.get(&version) != seen.versions.get(&version)

@@ -7,16 +7,15 @@ use engine::{Batch, EngineError, Feed, Member, MemberId, Outputs, Step, Tensor, 
 use wire::{Error, ErrorCode, NamedTensor, Part, Ran, Timings};
 
 use super::{Instance, Place, Queue, Taken, Ticket};
-use crate::admit::retry_after;
 use crate::model::Placed;
 use crate::model_config::Shown;
 use crate::reply::deadline_exceeded;
 use crate::stats::Success;
 
-/// Called once, on an engine's thread, when its device is lost.
-pub(crate) type OnLost = Box<dyn FnOnce() + Send>;
+/// Called once, on an engine's thread, when the engines of its queue are lost.
+pub(crate) type OnLost = Box<dyn FnOnce(&Arc<Queue>) + Send>;
 
-/// [`OnLost`], shared by the instances of a version: the first to lose its device calls it.
+/// [`OnLost`], shared by the instances of a version: the first to lose its engine calls it.
 #[derive(Clone)]
 pub(crate) struct Lost(Arc<Mutex<Option<OnLost>>>);
 
@@ -25,10 +24,10 @@ impl Lost {
         Self(Arc::new(Mutex::new(Some(on_lost))))
     }
 
-    fn call(&self) {
+    pub(crate) fn call(&self, queue: &Arc<Queue>) {
         let on_lost = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(on_lost) = on_lost {
-            on_lost();
+            on_lost(queue);
         }
     }
 }
@@ -73,10 +72,10 @@ impl ModelFeed {
         on_lost: Lost,
     ) -> Self {
         Self {
+            instance: Instance { index, generation: queue.generation() },
             queue,
             shown,
             version,
-            instance: Instance { index, generation: 0 },
             ran: placed.ran(),
             placed,
             running: Vec::new(),
@@ -219,13 +218,11 @@ impl ModelFeed {
         if error.is_lost() {
             tracing::error!(%model, version = self.version, %error, "the model is unavailable");
             // First of all, so that who comes back sees the model as it is.
-            self.queue.lose(&error.to_string());
-            for ticket in std::mem::take(&mut self.running) {
-                let text = format!("model '{model}' lost its device and is being loaded again");
-                let error = Error::unavailable(text, retry_after(Duration::ZERO));
-                self.came(Outcome::Failed { ticket, error });
+            let first = self.queue.lose(self.instance.generation, &error.to_string());
+            self.put_back(batch);
+            if first {
+                self.on_lost.call(&self.queue);
             }
-            self.on_lost.call();
         } else if self.running.len() > 1 {
             let requests = self.running.len();
             tracing::warn!(%model, version = self.version, requests, error = error.kind(), "a batch failed: running its requests one by one");
@@ -244,6 +241,26 @@ impl ModelFeed {
     }
 }
 
+impl ModelFeed {
+    /// The engine is lost, and did not finish `batch`: its requests run once more, each alone, in the engine that
+    /// takes its place. One that was in two lost engines is not tried again.
+    fn put_back(&mut self, batch: Batch) {
+        let mut again = Vec::with_capacity(self.running.len() + self.singles.len());
+        for (ticket, member) in std::mem::take(&mut self.running).into_iter().zip(batch.members) {
+            if ticket.is_suspect {
+                let text =
+                    format!("model '{}' lost its engine twice while it ran this request", self.queue.model);
+                self.came(Outcome::Failed { ticket, error: Error::new(ErrorCode::Internal, text) });
+            } else {
+                again.push(Ticket { inputs: member.inputs, is_suspect: true, ..ticket });
+            }
+        }
+        let singles = self.singles.drain(..);
+        again.extend(singles.map(|(ticket, member)| Ticket { inputs: member.inputs, ..ticket }));
+        self.queue.requeue(again);
+    }
+}
+
 impl Feed for ModelFeed {
     fn next(&mut self) -> Work {
         if let Some(work) = self.next_single() {
@@ -256,7 +273,10 @@ impl Feed for ModelFeed {
     fn complete(&mut self, batch: Batch, result: Result<Vec<Outputs>, EngineError>, compute: Duration) {
         let size = self.queue.size(&self.running);
         let cost = self.forming + compute;
-        self.queue.pace.ended(self.instance.index, size, cost, self.started + cost);
+        match &result {
+            Err(error) if error.is_lost() => self.queue.pace.broke(self.instance.index),
+            _ => self.queue.pace.ended(self.instance.index, size, cost, self.started + cost),
+        }
         match result {
             Ok(rows) if rows.len() == self.running.len() => self.succeed(rows, compute),
             Ok(rows) => {
@@ -285,7 +305,9 @@ impl Drop for ModelFeed {
             self.came(Outcome::Failed { ticket, error });
         }
         self.deliver();
-        self.queue.lose("the engine's thread ended");
+        if self.queue.lose(self.instance.generation, "the engine's thread ended") {
+            self.on_lost.call(&self.queue);
+        }
     }
 }
 

@@ -128,6 +128,13 @@ impl Levels {
         }
     }
 
+    /// Puts a ticket that entered before all others of its level.
+    pub(super) fn push_front(&mut self, ticket: Ticket) {
+        if let Some(level) = self.levels.get_mut(ticket.level) {
+            level.line.push_front(ticket);
+        }
+    }
+
     /// In the order in which they are taken.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Ticket> {
         self.levels.iter().flat_map(|level| level.line.iter().chain(&level.late))

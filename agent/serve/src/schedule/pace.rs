@@ -44,11 +44,16 @@ impl Pace {
         }
     }
 
-    /// Learns what a batch cost.
-    pub(super) fn ended(&self, instance: usize, rows: usize, cost: Duration, now: Instant) {
+    /// The batch came to nothing that could be learned from.
+    pub(super) fn broke(&self, instance: usize) {
         if let Some(until) = self.until.get(instance) {
             until.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Learns what a batch cost.
+    pub(super) fn ended(&self, instance: usize, rows: usize, cost: Duration, now: Instant) {
+        self.broke(instance);
         let Some(average) = self.costs.get(size(rows)) else { return };
         let sample = nanos(cost).max(1);
         let old = if self.is_fresh(now) { average.load(Ordering::Relaxed) } else { 0 };

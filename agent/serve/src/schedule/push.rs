@@ -154,9 +154,10 @@ impl Queue {
     /// `None` while it takes requests.
     fn closed(&self, phase: &Phase) -> Option<Error> {
         let why = match phase {
-            Phase::Open => return None,
+            // Engines come at once: until then there are as many places as ever.
+            Phase::Open | Phase::Reloading(_) => return None,
             Phase::Draining | Phase::Stopping => "is being unloaded",
-            Phase::Lost(_) => "lost its device and is being loaded again",
+            Phase::Lost { .. } => "lost its engine and is to be loaded again",
         };
         Some(Error::unavailable(format!("model '{}' {why}", self.model), retry_after(Duration::ZERO)))
     }

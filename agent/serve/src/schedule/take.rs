@@ -45,12 +45,12 @@ impl Queue {
             }
             state = match polled {
                 Polled::Fill { until } => {
-                    let index = instance.index;
-                    state.forming = Some(Filling { index, until });
+                    let instance = *instance;
+                    state.forming = Some(Filling { instance, until });
                     let left = until.saturating_duration_since(now);
                     let waited = self.fill.wait_timeout(state, left);
                     let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-                    state.forming = state.forming.filter(|filling| filling.index != index);
+                    state.forming = state.forming.filter(|filling| filling.instance != instance);
                     state
                 }
                 Polled::Idle | Polled::Ready(_) => self.sleep(state, now),

@@ -22,6 +22,10 @@ struct Driven {
     budget: Arc<Budget>,
     stats: Arc<Stats>,
     lost: Arc<AtomicUsize>,
+    /// Of engines, so far.
+    sets: usize,
+    placed: Arc<Placed>,
+    shown: Arc<Shown>,
     zero: Instant,
     now: Instant,
 }
@@ -41,19 +45,38 @@ impl Driven {
         let queue = Arc::new(Queue::new(Arc::from("m"), bounds, instances, Arc::clone(&stats)));
         let signature = Arc::new(engine::Engine::signature(&engine).clone());
         let shown = Arc::new(Shown { signature, ..Shown::default() });
-        let lost = Arc::<AtomicUsize>::default();
-        let told = Arc::clone(&lost);
-        let on_lost = Lost::new(Box::new(move || {
+        let running = (0..instances).map(|_| None).collect();
+        let feeds = (0..instances).map(|_| None).collect();
+        let (budget, lost, zero) = (Budget::new(1 << 30), Arc::default(), Instant::now());
+        let mut driven =
+            Self { queue, feeds, running, budget, stats, lost, sets: 0, placed, shown, zero, now: zero };
+        driven.start();
+        driven
+    }
+
+    /// Threads where there are none.
+    fn start(&mut self) {
+        let told = Arc::clone(&self.lost);
+        let on_lost = Lost::new(Box::new(move |_| {
             told.fetch_add(1, Ordering::SeqCst);
         }));
-        let feed = |index| {
-            let (queue, shown, placed) = (Arc::clone(&queue), Arc::clone(&shown), Arc::clone(&placed));
-            Some(ModelFeed::new(queue, shown, placed, 1, index, on_lost.clone()))
-        };
-        let feeds = (0..instances).map(feed).collect();
-        let running = (0..instances).map(|_| None).collect();
-        let zero = Instant::now();
-        Self { queue, feeds, running, budget: Budget::new(1 << 30), stats, lost, zero, now: zero }
+        self.sets += 1;
+        for (index, feed) in self.feeds.iter_mut().enumerate().filter(|(_, feed)| feed.is_none()) {
+            let (queue, shown) = (Arc::clone(&self.queue), Arc::clone(&self.shown));
+            let placed = Arc::clone(&self.placed);
+            *feed = Some(ModelFeed::new(queue, shown, placed, 1, index, on_lost.clone()));
+        }
+    }
+
+    /// New engines, when all threads of those that were lost have ended.
+    fn revive(&mut self) {
+        if !self.queue.phase().is_lost() {
+            return;
+        }
+        (0..self.feeds.len()).for_each(|index| self.begin(index));
+        if self.feeds.iter().all(Option::is_none) && self.queue.resume(self.feeds.len()) {
+            self.start();
+        }
     }
 
     fn send(&self, tag: f32, rows: usize, priority: u64, timeout: Option<Duration>) -> Result<Reply, Error> {
@@ -72,6 +95,7 @@ impl Driven {
             patience,
             level,
             place: None,
+            is_suspect: false,
             exportable: false,
             room: self.budget.reserve(1).unwrap(),
             reply: sender,
@@ -96,7 +120,12 @@ impl Driven {
                 feed.begin(taken)
             }
         };
-        let Work::Run(batch) = work else { return };
+        let batch = match work {
+            Work::Run(batch) => batch,
+            // The thread ends.
+            Work::Stop => return self.feeds[index] = None,
+            _ => return,
+        };
         let tag = |bytes: &[u8]| f32::from_le_bytes(*bytes.first_chunk().unwrap());
         let tags = batch.members.iter().map(|member| tag(member.inputs[0].data().bytes())).collect();
         self.running[index] = Some(Running { batch, tags, began: self.now });
@@ -146,6 +175,8 @@ enum Act {
     End(usize),
     Fail(usize),
     Lose(usize),
+    Revive,
+    GiveUp,
     Close,
 }
 
@@ -159,7 +190,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         30 => (0_usize..3).prop_map(Act::Begin),
         25 => (0_usize..3).prop_map(Act::End),
         6 => (0_usize..3).prop_map(Act::Fail),
-        1 => (0_usize..3).prop_map(Act::Lose),
+        3 => (0_usize..3).prop_map(Act::Lose),
+        4 => Just(Act::Revive),
+        1 => Just(Act::GiveUp),
         1 => Just(Act::Close),
     ];
     proptest::collection::vec(act, 0..150)
@@ -188,12 +221,13 @@ proptest! {
         let bounds = Bounds { limit, max_rows, delay, preferred, preserve_ordering, levels, ..Bounds::default() };
         let mut driven = Driven::new(bounds, instances);
         let mut replies: Vec<(f32, Reply)> = Vec::new();
-        let (mut accepted, mut refused, mut left, mut open) = (0_u64, 0_u64, 0_u64, true);
+        let (mut accepted, mut refused, mut left) = (0_u64, 0_u64, 0_u64);
         for (tag, act) in (1_u16..).zip(acts) {
             let tag = f32::from(tag);
             match act {
                 Act::Push { rows, priority, timeout_ms } => {
                     let rows = if max_rows == 0 { 1 } else { rows.min(max_rows) };
+                    let open = matches!(driven.queue.phase(), Phase::Open | Phase::Reloading(_));
                     match driven.send(tag, rows, priority, timeout_ms.map(Duration::from_millis)) {
                         Ok(reply) => {
                             prop_assert!(open, "accepted after the end");
@@ -224,16 +258,16 @@ proptest! {
                 }
                 Act::Lose(index) => {
                     let error = EngineError::DeviceLost { detail: String::new() };
-                    open &= driven.end(index % instances, |_| Err(error)).is_empty();
+                    driven.end(index % instances, |_| Err(error));
                 }
-                Act::Close => {
-                    driven.queue.close();
-                    open = false;
-                }
+                Act::Revive => driven.revive(),
+                Act::GiveUp => driven.queue.give_up("a test says so"),
+                Act::Close => driven.queue.close(),
             }
             let now = driven.queue.now();
-            prop_assert!(now.levels.iter().sum::<usize>() <= limit * 2);
-            prop_assert!(now.pending <= limit * 2 + instances * max_rows.max(1));
+            let running = instances * max_rows.max(1);
+            prop_assert!(now.levels.iter().sum::<usize>() <= limit * 2 + running);
+            prop_assert!(now.pending <= limit * 2 + running);
         }
         // Nothing more comes: the threads run what there is, and end.
         driven.queue.stop();
@@ -258,7 +292,7 @@ proptest! {
         }
         prop_assert_eq!(driven.budget.used(), 0);
         prop_assert!(driven.queue.gone.iter().all(|gone| gone.count() == 0));
-        prop_assert!(driven.lost.load(Ordering::SeqCst) <= 1);
+        prop_assert!(driven.lost.load(Ordering::SeqCst) <= driven.sets);
         let all = driven.stats.snapshot("m", 1, &driven.queue.now()).unwrap().all;
         let unanswered: stats::Unserved = all.accepted_unserved;
         let failed = unanswered.unavailable + unanswered.deadline + unanswered.canceled + unanswered.engine + unanswered.input;

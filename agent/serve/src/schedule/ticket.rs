@@ -25,6 +25,8 @@ pub(crate) struct Ticket {
     pub(crate) level: usize,
     /// For models that keep state.
     pub(crate) place: Option<Place>,
+    /// It was in an engine that was lost, perhaps by its fault: it runs once more, alone.
+    pub(crate) is_suspect: bool,
     /// Whether the residency decision lets its counts leave the site.
     pub(crate) exportable: bool,
     /// The body's part of the byte budget, given back when the ticket ends.
@@ -70,9 +72,11 @@ impl Ticket {
     }
 
     pub(super) fn joins(&self, first: &Ticket) -> bool {
-        self.inputs.iter().zip(&first.inputs).all(|(one, other)| {
-            one.datatype() == other.datatype() && one.shape().get(1..) == other.shape().get(1..)
-        })
+        let innocent = !self.is_suspect && !first.is_suspect;
+        innocent
+            && self.inputs.iter().zip(&first.inputs).all(|(one, other)| {
+                one.datatype() == other.datatype() && one.shape().get(1..) == other.shape().get(1..)
+            })
     }
 }
 

@@ -40,13 +40,15 @@ impl Bounded {
             stats: Arc::<Stats>::default(),
             placement: engine.placement().clone(),
             states: states.clone(),
+            stamp: crate::repository::Stamp::default(),
             shown: Shown { signature: Arc::new(engine.signature().clone()), ..Shown::default() },
             lease: None,
         };
         let lost = Arc::<AtomicU64>::default();
         let told = Arc::clone(&lost);
-        let on_lost = Box::new(move || {
+        let on_lost = Box::new(move |queue: &Arc<crate::schedule::Queue>| {
             told.fetch_add(1, Ordering::SeqCst);
+            queue.give_up("nobody loads it again");
         });
         let model = Model::start_bounded(parts, bounds, instances(engine, engines), on_lost).unwrap();
         model.stats.loaded(Duration::ZERO, 0, crate::model::ran(&model.placed.placement()));

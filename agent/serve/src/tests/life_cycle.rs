@@ -174,26 +174,6 @@ async fn a_model_that_is_being_loaded_is_worth_coming_back_for() {
 }
 
 #[tokio::test]
-async fn a_lost_device_fails_its_batch_and_the_model_is_loaded_again() {
-    let agent = Agent::new(FakeScript { lose_on: Some(13.0), ..FakeScript::default() }, "").await;
-    for _ in 0..3 {
-        let error = agent.infer(13.0).await.unwrap_err();
-        assert_eq!(error.code, ErrorCode::Unavailable);
-        assert!(error.retry_after.is_some());
-        eventually("it serves again", || agent.state().0 == State::Ready).await;
-        agent.infer(1.0).await.unwrap();
-    }
-    // Three times by ourselves; then somebody has to ask.
-    agent.infer(13.0).await.unwrap_err();
-    eventually("it stays lost", || agent.state().0 == State::Unavailable).await;
-    assert!(agent.state().1.contains("the device is lost"));
-    assert_eq!(agent.infer(1.0).await.unwrap_err().code, ErrorCode::Unavailable);
-    agent.serve.load("m").await.unwrap();
-    agent.infer(1.0).await.unwrap();
-    agent.assert_idle();
-}
-
-#[tokio::test]
 async fn drain_names_what_did_not_finish() {
     let script = FakeScript::default();
     let gate = script.runs.clone();

@@ -55,7 +55,7 @@ async fn a_lost_model_gives_its_room_to_its_successor() {
     let config = Config { memory_budget_bytes: Some(150), ..explicit() };
     let site = Site::scripted(&[("m/1/model.onnx", "0123456789")], config, script);
     site.serve.load_all().await;
-    assert_eq!(site.send(request(13.0)).await.unwrap_err().code, ErrorCode::Unavailable);
+    assert_eq!(site.send(request(13.0)).await.unwrap_err().code, ErrorCode::Internal);
     eventually("it is loaded again", || site.serve.is_model_ready("m", None).unwrap()).await;
     site.send(request(1.0)).await.unwrap();
     assert_eq!(site.serve.memory().host_bytes, 100);

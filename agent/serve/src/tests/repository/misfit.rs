@@ -49,6 +49,9 @@ async fn a_configuration_that_does_not_fit_its_model_does_not_load() {
     check("m/config.pbtxt", "default_model_filename: \"a.onnx\"", "has no a.onnx").await;
     check("m/model.toml", "[classify]\noutput = \"scores\"", "[classify] names 'scores'").await;
     check("m/model.toml", "[image]\ninput = \"x\"\nwidth = 1\nheight = 1", "[image] names 'x'").await;
+    check("m/model.toml", "[embed]\noutput = \"vector\"", "[embed] names 'vector'").await;
+    check("m/model.toml", "[text]", "[text] names 'input_ids'").await;
+    check("m/model.toml", "[text.inputs]\nids = \"input\"\nmask = \"mask\"", "[text] names 'mask'").await;
     let std = "[image]\ninput = \"input\"\nwidth = 1\nheight = 1\nstd = [1.0, 0.0, 1.0]";
     check("m/model.toml", std, "std").await;
     let sample = |what: &str| {

@@ -54,3 +54,51 @@ async fn sequences_are_served_from_either_file() {
         state = [{ input = "state", output = "next_state" }]"#;
     check("m/model.toml", toml).await;
 }
+
+/// 50 callers, interleaved, and another version in the middle: each has its own sums, or is told to begin again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_sequences_over_a_hot_swap_are_right_or_begin_again() {
+    let toml = "max_batch_size = 8\ninstances = 2\n\
+        [sequence]\nmax_idle_us = 60000000\nstate = [{ input = \"state\", output = \"next_state\" }]";
+    let script = FakeScript { sums: true, ..FakeScript::default() };
+    let files = [("m/1/model.onnx", "one"), ("m/model.toml", toml)];
+    let site = Arc::new(Site::scripted(&files, explicit(), script));
+    assert_eq!(site.serve.load_all().await.failed, []);
+    let half = Arc::new(tokio::sync::Barrier::new(51));
+    let mut callers = tokio::task::JoinSet::new();
+    for id in 1..=50_u8 {
+        let (site, half) = (Arc::clone(&site), Arc::clone(&half));
+        callers.spawn(async move {
+            let (mut sum, mut starts, mut restarts) = (0.0, true, 0);
+            for n in 1..=20_u8 {
+                if n == 10 {
+                    half.wait().await;
+                }
+                let sent = f32::from(id) + f32::from(n);
+                let sequence =
+                    |start| Some(Sequence { id: SequenceId::Number(id.into()), start, end: n == 20 });
+                let mut got = site.send(Request { sequence: sequence(starts), ..request(sent) }).await;
+                if let Err(error) = &got {
+                    assert!(
+                        error.code == ErrorCode::InvalidArgument && error.message.contains("begin again")
+                    );
+                    (sum, restarts) = (0.0, restarts + 1);
+                    got = site.send(Request { sequence: sequence(true), ..request(sent) }).await;
+                }
+                (sum, starts) = (sum + sent, false);
+                assert_eq!(value(&got.unwrap()), sum, "caller {id}, step {n}");
+            }
+            restarts
+        });
+    }
+    half.wait().await;
+    add_version(site.root.path(), "m", 2);
+    site.serve.load("m").await.unwrap();
+    let mut restarts = 0;
+    while let Some(caller) = callers.join_next().await {
+        let own = caller.unwrap();
+        assert!(own <= 1, "began again {own} times over one swap");
+        restarts += own;
+    }
+    println!("{restarts} of 50 began again");
+}
