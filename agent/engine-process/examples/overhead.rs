@@ -1,6 +1,9 @@
 //! What a worker process costs: the same model, the same input, in turn in this process and in a worker.
 //!
-//! `cargo run --release -p mast-engine-process --example overhead [-- WINDOWS]`
+//! `cargo run --release -p mast-engine-process --example overhead [-- WINDOWS [MODEL.onnx…]]`
+//!
+//! With models named, only these are measured, each also against itself in this process (the A/A row): what that row
+//! shows is the noise of the machine.
 //!
 //! Windows of 200 ms alternate between the two, first one and then the other first, so that both meet the same
 //! neighbours. Told are medians over the windows: of each window's own median latency, of its CPU time (both processes)
@@ -45,6 +48,7 @@ fn main() -> Result<(), Failure> {
         return Err(error.into());
     }
     let windows = std::env::args().nth(1).map_or(Ok(40), |count| count.parse())?;
+    let named: Vec<PathBuf> = std::env::args_os().skip(2).map(PathBuf::from).collect();
     let ort = engine_ort::Config {
         library: Some(engine_ort::find(&engine_ort::Config::default())?),
         ..engine_ort::Config::default()
@@ -53,7 +57,13 @@ fn main() -> Result<(), Failure> {
     let program = WorkerProgram {
         program: "/proc/self/exe".into(),
         args: vec!["worker".to_owned()],
-        env: vec![("ORT_DISABLE_TELEMETRY".to_owned(), "1".to_owned())],
+        env: [
+            Some(("ORT_DISABLE_TELEMETRY".to_owned(), "1".to_owned())),
+            std::env::var("GLIBC_TUNABLES").ok().map(|tunables| ("GLIBC_TUNABLES".to_owned(), tunables)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         settings: serde_json::to_string(&ort)?,
         ..WorkerProgram::default()
     };
@@ -63,6 +73,14 @@ fn main() -> Result<(), Failure> {
     let small = made(&folder, "small", 4)?;
     tell("| model | input | output | p50 in process | worker | added | CPU in process | worker | added |");
     tell("|---|---|---|---|---|---|---|---|---|");
+    for path in &named {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        measure(&name, path.clone(), &inline, &process, windows)?;
+        measure(&format!("{name}, A/A"), path.clone(), &inline, &inline, windows)?;
+    }
+    if !named.is_empty() {
+        return Ok(fs::remove_dir_all(folder)?);
+    }
     for (name, path) in [
         ("efficientnet-lite0-int8", cached("efficientnet-lite0-int8")),
         ("efficientnet-lite0", cached("efficientnet-lite0")),
@@ -193,17 +211,34 @@ impl Drop for Side {
     }
 }
 
+/// What is measured against the engine in this process.
+trait Measured: Backend {
+    fn worker(&self) -> Option<u32>;
+}
+
+impl Measured for OrtBackend {
+    fn worker(&self) -> Option<u32> {
+        None
+    }
+}
+
+impl Measured for ProcessBackend {
+    fn worker(&self) -> Option<u32> {
+        self.workers().first().map(|worker| worker.pid)
+    }
+}
+
 fn measure(
     name: &str,
     path: PathBuf,
     inline: &OrtBackend,
-    process: &ProcessBackend,
+    other: &dyn Measured,
     windows: usize,
 ) -> Result<(), Failure> {
     let source = ModelSource { name: name.to_owned(), version: 1, path };
     let options = LoadOptions { providers: vec![Provider::Cpu], threads: 1, ..LoadOptions::default() };
-    let isolated = process.load(&source, &options)?.engine;
-    let worker = process.workers().first().map(|worker| worker.pid);
+    let isolated = other.load(&source, &options)?.engine;
+    let worker = other.worker();
     let mut here = Side::new(inline.load(&source, &options)?.engine, None)?;
     let mut there = Side::new(isolated, worker)?;
     let mut input_bytes = 0;

@@ -51,6 +51,12 @@ impl Arena {
         self.file.as_fd()
     }
 
+    /// Bytes of it that take memory now, whoever has touched them.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        let blocks = rustix::fs::fstat(&self.file).ok()?.st_blocks;
+        u64::try_from(blocks).ok()?.checked_mul(512)
+    }
+
     /// Where `bytes` lie in the arena, if they do.
     pub(crate) fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
         self.segment.offset_of(bytes)

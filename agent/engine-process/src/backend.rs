@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use engine::{
     Backend, BuildProgress, Device, Engine, LoadError, LoadOptions, Loaded, ModelSource, PendingBuild,
@@ -33,8 +34,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Workers {
-    /// By the device's id.
-    shared: HashMap<String, Weak<Worker>>,
+    /// By the device's id. Locked while one starts: a second load waits for the same worker.
+    shared: HashMap<String, Arc<Mutex<Weak<Worker>>>>,
     all: Vec<(Weak<Worker>, String)>,
     sandbox: Option<SandboxReport>,
     started: u64,
@@ -145,13 +146,13 @@ impl Inner {
         let Some(gpu) = gpu.filter(|_| on_gpu) else {
             return Ok((self.start(source, true)?, false));
         };
-        // The lock is not held while one starts: two models may start one each, and the last is shared from then on.
-        let known = self.lock().shared.get(&gpu.id).and_then(Weak::upgrade);
-        if let Some(worker) = known.filter(|worker| !worker.has_ended()) {
+        let of_gpu = Arc::clone(self.lock().shared.entry(gpu.id.clone()).or_default());
+        let mut known = of_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(worker) = known.upgrade().filter(|worker| !worker.has_ended()) {
             return Ok((worker, true));
         }
         let worker = self.start(source, false)?;
-        self.lock().shared.insert(gpu.id.clone(), Arc::downgrade(&worker));
+        *known = Arc::downgrade(&worker);
         Ok((worker, true))
     }
 
@@ -224,7 +225,13 @@ impl Inner {
             let mut lane = worker.open()?;
             lane.set_limit(self.config.load_timeout())?;
             lane.send(&ToWorker::Build { number }.encode(), None)?;
+            let begun = Instant::now();
             loop {
+                // Progress alone is no answer.
+                let limit = self.config.load_timeout();
+                if begun.elapsed() > limit {
+                    return Err(Error::Silent { limit_ms: limit.as_millis() });
+                }
                 match ToDaemon::decode(lane.receive()?)? {
                     ToDaemon::Progress { done, total } => progress.set(done, total),
                     answer => return Ok((lane, answer)),
@@ -261,7 +268,7 @@ fn ended(worker: &Worker, error: &Error) -> LoadError {
             format!("its worker was ended: {error}")
         }
     };
-    LoadError::Refused { detail }
+    LoadError::Refused { detail: detail + &worker.last_words() }
 }
 
 fn log(fences: &[FenceReport]) {

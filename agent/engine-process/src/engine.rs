@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{
-    ALIGNMENT, Batch, Dim, Engine, EngineError, Footprint, Member, MemberId, Memory, Outputs, Placement,
-    Signature, Storage, Tensor, TensorSpec, element_count, gather, scatter,
+    ALIGNMENT, Batch, Dim, Engine, EngineError, Footprint, Member, MemberId, Memory, OnLost, Outputs,
+    Placement, Signature, Storage, Tensor, TensorSpec, element_count, gather, scatter,
 };
 
 use crate::Error;
@@ -22,8 +22,9 @@ use crate::socket::{Lane, pair};
 const FIRST_GUESS: usize = 4096;
 /// Bytes of a frame that one tensor of a member takes at most, by way of estimate: up to 9 axes.
 const PER_TENSOR: usize = 104;
-/// More than any model gives; a worker that holds back more is out of its mind.
-const HELD_LIMIT: usize = 4 << 30;
+/// More than any model gives; a worker that holds back more is out of its mind. It is memory that the daemon would
+/// make and the worker fill.
+const HELD_LIMIT: usize = 1 << 30;
 
 /// What all lanes of one loaded model share.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ struct Inputs {
 
 #[derive(Debug)]
 pub(crate) struct ProcessEngine {
+    /// Goes first when the engine is dropped: an end that was wanted is told to nobody.
+    watched: Arc<()>,
     model: Arc<Model>,
     lane: Lane,
     runs: u64,
@@ -68,7 +71,7 @@ impl ProcessEngine {
     pub(crate) fn new(model: Arc<Model>, mut lane: Lane) -> Result<Self, Error> {
         lane.set_limit(model.run_timeout)?;
         let guesses = vec![FIRST_GUESS; model.signature.outputs.len()];
-        Ok(Self { model, lane, runs: 0, guesses, lost: None })
+        Ok(Self { watched: Arc::default(), model, lane, runs: 0, guesses, lost: None })
     }
 
     fn arena(&self) -> &Arc<Arena> {
@@ -281,9 +284,14 @@ impl Engine for ProcessEngine {
     fn footprint(&self) -> Option<Footprint> {
         let host_bytes = match self.model.added_bytes {
             Some(bytes) => bytes,
-            None => self.model.worker.private_bytes()?,
+            // The arena is the model's too, whichever side has touched it.
+            None => self.model.worker.private_bytes()?.saturating_add(self.arena().resident_bytes()?),
         };
         Some(Footprint { host_bytes, device_bytes: 0 })
+    }
+
+    fn on_lost(&self, tell: OnLost) {
+        self.model.worker.on_end(Arc::downgrade(&self.watched), tell);
     }
 
     fn memory(&self) -> Option<Arc<dyn Memory>> {

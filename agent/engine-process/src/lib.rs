@@ -14,7 +14,8 @@
 //! output of unknown size the first time; what the arena has no room for costs one copy each way.
 //!
 //! The daemon never believes a worker: frames are decoded as from an enemy, offsets must lie in what was lent for
-//! this very run, and no length that was read from shared memory is used. It never logs what a worker quotes.
+//! this very run, and no length that a worker wrote to shared memory is used. What a worker logs is passed on line by
+//! line, without control characters; a text that may quote a request is never logged.
 
 mod arena;
 mod backend;
@@ -23,6 +24,7 @@ mod engine;
 mod error;
 pub mod frame;
 mod isolate;
+mod log;
 mod outputs;
 mod process;
 mod segment;

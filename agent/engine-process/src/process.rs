@@ -8,15 +8,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use engine::OnLost;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::Error;
 use crate::arena::Arena;
 use crate::config::{Config, WorkerProgram};
 use crate::frame::{FrameError, SandboxReport, Start, ToDaemon, ToWorker};
+use crate::log;
 use crate::socket::{Lane, pair};
 
 /// To read the runtime's library from a slow disk and start it.
@@ -38,9 +40,24 @@ pub(crate) struct Worker {
 struct Process {
     pid: Pid,
     handle: OwnedFd,
-    /// How it ended.
-    ended: Mutex<Option<String>>,
+    life: Mutex<Life>,
     end: Condvar,
+}
+
+#[derive(Default)]
+struct Life {
+    /// How it ended.
+    ended: Option<String>,
+    /// The last line of its log.
+    last_line: String,
+    /// Whom to tell of the end, as long as the first is there.
+    watchers: Vec<(Weak<()>, OnLost)>,
+}
+
+impl std::fmt::Debug for Life {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Life").field("ended", &self.ended).finish_non_exhaustive()
+    }
 }
 
 impl Worker {
@@ -58,7 +75,10 @@ impl Worker {
             Ok(ToDaemon::Ready { sandbox }) => worker.sandbox = sandbox,
             Ok(ToDaemon::NotReady { detail }) => return Err(Error::NotReady { detail }),
             Ok(_) => return Err(FrameError::OutOfTurn.into()),
-            Err(Error::Closed) => return Err(Error::NotReady { detail: worker.why_ended() }),
+            Err(Error::Closed) => {
+                let detail = worker.why_ended() + &worker.last_words();
+                return Err(Error::NotReady { detail });
+            }
             Err(error) => return Err(error),
         }
         Ok(worker)
@@ -105,6 +125,30 @@ impl Worker {
         }
     }
 
+    /// The last line it logged, as a clause behind how it ended; nothing when there was none. For what becomes of
+    /// a load: a line from the time of runs might quote a request.
+    pub(crate) fn last_words(&self) -> String {
+        match self.process.life().last_line.as_str() {
+            "" => String::new(),
+            line => format!("; its last line was: {line}"),
+        }
+    }
+
+    /// Tells of the end of the process, at once if that is past already.
+    pub(crate) fn on_end(&self, watched: Weak<()>, tell: OnLost) {
+        let mut life = self.process.life();
+        match life.ended.clone() {
+            Some(how) => {
+                drop(life);
+                tell(&how);
+            }
+            None => {
+                life.watchers.retain(|(watched, _)| watched.strong_count() > 0);
+                life.watchers.push((watched, tell));
+            }
+        }
+    }
+
     /// Private memory that is resident now.
     pub(crate) fn private_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
@@ -132,7 +176,9 @@ impl Process {
             // Ctrl-C in a terminal is meant for the daemon.
             .process_group(0)
             .stdin(Stdio::from(stdin))
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            // The daemon's own log is no file of a worker's.
+            .stderr(Stdio::piped());
         let (tell, started) = sync_channel(1);
         let keeper = move || {
             let child = command.spawn();
@@ -167,7 +213,7 @@ impl Process {
             .and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?)));
         match handle {
             Ok((pid, handle)) => {
-                Ok((Self { pid, handle, ended: Mutex::default(), end: Condvar::new() }, child))
+                Ok((Self { pid, handle, life: Mutex::default(), end: Condvar::new() }, child))
             }
             Err(error) => {
                 child.kill().map_err(Error::Spawn)?;
@@ -177,13 +223,22 @@ impl Process {
         }
     }
 
+    /// Passes its log on until it ends.
     fn reap(&self, mut child: Child) {
+        let last_line = child.stderr.take().map(|stderr| log::pass_on(stderr, std::io::stderr()));
         let how = match child.wait() {
             Ok(status) => format!("it ended with {status}"),
             Err(error) => format!("its end is not known: {error}"),
         };
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+        let mut life = self.life();
+        life.last_line = last_line.unwrap_or_default();
+        life.ended = Some(how.clone());
+        let watchers = std::mem::take(&mut life.watchers);
+        drop(life);
         self.end.notify_all();
+        for (_watched, tell) in watchers.into_iter().filter(|(watched, _)| watched.strong_count() > 0) {
+            tell(&how);
+        }
     }
 
     fn kill(&self) {
@@ -191,16 +246,19 @@ impl Process {
         pidfd_send_signal(&self.handle, Signal::KILL).ok();
     }
 
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ended(&self) -> Option<String> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.life().ended.clone()
     }
 
     fn wait(&self, limit: Duration) -> String {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ended, _) = self
+        let (life, _) = self
             .end
-            .wait_timeout_while(ended, limit, |ended| ended.is_none())
+            .wait_timeout_while(self.life(), limit, |life| life.ended.is_none())
             .unwrap_or_else(PoisonError::into_inner);
-        ended.clone().unwrap_or_else(|| format!("it did not end within {} s", limit.as_secs()))
+        life.ended.clone().unwrap_or_else(|| format!("it did not end within {} s", limit.as_secs()))
     }
 }

@@ -129,10 +129,14 @@ fn whole(buffer: &[u8], len: usize) -> Result<&[u8], Error> {
 }
 
 fn send(socket: BorrowedFd<'_>, frame: &[u8], file: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let Some(file) = file else {
+        // A worker has no other call left to send by: files that it sent would count against the daemon's own.
+        return retry_on_intr(|| rustix::net::send(socket, frame, SendFlags::NOSIGNAL)).map(|_| ());
+    };
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let files: Vec<_> = file.into_iter().collect();
-    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&files)) {
+    let files = [file];
+    if !control.push(SendAncillaryMessage::ScmRights(&files)) {
         return Err(Errno::NOBUFS);
     }
     let parts = [IoSlice::new(frame)];

@@ -82,7 +82,7 @@ fn texts(texts: &[String]) -> Result<Tensor, EngineError> {
 /// "what: allowed" or "what: refused (why)".
 fn attempts(model: &Path) -> Vec<String> {
     let beside = model.with_file_name("written-by-the-worker");
-    let attempts: [(&str, io::Result<()>); 15] = [
+    let attempts: [(&str, io::Result<()>); 19] = [
         ("read the model", fs::read(model).map(drop)),
         ("read /etc/passwd", fs::read("/etc/passwd").map(drop)),
         ("read its environment", fs::read("/proc/self/environ").map(drop)),
@@ -96,6 +96,10 @@ fn attempts(model: &Path) -> Vec<String> {
         ("run a program", Command::new("/bin/true").status().map(drop)),
         ("signal the daemon", signal_parent()),
         ("raise a limit", raise_limit()),
+        ("bind the daemon to a processor", bind_parent()),
+        ("have the daemon signalled", own_for_parent()),
+        ("share memory of no file", share_memory()),
+        ("send a file", send_file()),
         (
             "be traced again",
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
@@ -119,4 +123,41 @@ fn signal_parent() -> io::Result<()> {
 fn raise_limit() -> io::Result<()> {
     let unlimited = rustix::process::Rlimit { current: None, maximum: None };
     Ok(rustix::process::setrlimit(rustix::process::Resource::Core, unlimited)?)
+}
+
+fn bind_parent() -> io::Result<()> {
+    let parent: Pid = getppid().ok_or_else(|| io::Error::other("no parent"))?;
+    // To what it may use already.
+    let processors = rustix::thread::sched_getaffinity(Some(parent))?;
+    Ok(rustix::thread::sched_setaffinity(Some(parent), &processors)?)
+}
+
+#[allow(unsafe_code)]
+fn own_for_parent() -> io::Result<()> {
+    let parent: Pid = getppid().ok_or_else(|| io::Error::other("no parent"))?;
+    // SAFETY: takes two numbers and touches no memory.
+    match unsafe { libc::fcntl(0, libc::F_SETOWN, parent.as_raw_pid()) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+#[allow(unsafe_code)]
+fn share_memory() -> io::Result<()> {
+    let (access, shared) = (rustix::mm::ProtFlags::READ, rustix::mm::MapFlags::SHARED);
+    // SAFETY: a new mapping, of which nothing is read and which is unmapped at once.
+    unsafe {
+        let start = rustix::mm::mmap_anonymous(std::ptr::null_mut(), 4096, access, shared)?;
+        Ok(rustix::mm::munmap(start, 4096)?)
+    }
+}
+
+/// To nowhere: what is asked is whether the call is there.
+fn send_file() -> io::Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+    let sent = sendmsg(io::stderr(), &[], &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL);
+    match sent {
+        Err(rustix::io::Errno::NOTSOCK) => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
 }

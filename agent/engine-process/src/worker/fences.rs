@@ -54,7 +54,6 @@ pub(super) fn before_start(control: &OwnedFd) -> Vec<FenceReport> {
         report(Fence::OpenFiles, close_others(control).map(|()| "all but the daemon's socket and the log")),
         // Before the files in /proc become root's.
         report(Fence::OomFirst, go_first().map(|()| OOM_SCORE)),
-        report(Fence::Dumpable, undumpable().map(|()| "not dumpable, no core")),
     ]
 }
 
@@ -98,9 +97,11 @@ pub(super) fn before_runtime(start: &Start) -> Vec<FenceReport> {
         }
     };
     let network = own_network();
-    // After the namespaces: a change of credentials takes the signal back.
+    // After the namespaces: a change of credentials takes the signal back, and where fs.suid_dumpable is 1 it makes
+    // the process dumpable again. A daemon that died before this closes the control socket, which ends us as well.
     let parent = set_parent_process_death_signal(Some(Signal::KILL)).map(|()| "SIGKILL");
-    vec![memory, report(Fence::Network, network), report(Fence::ParentDeath, parent)]
+    let dumpable = report(Fence::Dumpable, undumpable().map(|()| "not dumpable, no core"));
+    vec![memory, report(Fence::Network, network), report(Fence::ParentDeath, parent), dumpable]
 }
 
 /// An empty network, of a new user where that takes no privilege, else by privilege.

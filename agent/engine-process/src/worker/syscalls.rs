@@ -22,8 +22,8 @@ pub(super) fn confine(one_model: bool) -> Result<&'static str, seccompiler::Erro
         install(allowed()?, errno(libc::EPERM), SeccompAction::Allow)?;
         Ok("memory, threads, its sockets, files to read: nothing else")
     } else {
-        install(every(&NEVER), SeccompAction::Allow, errno(libc::EPERM))?;
-        Ok("no socket, program, tracing or change of the system")
+        install(forbidden()?, SeccompAction::Allow, errno(libc::EPERM))?;
+        Ok("no socket, program, tracing, signal to others or change of the system")
     }
 }
 
@@ -83,7 +83,11 @@ fn allowed() -> Result<Rules, BackendError> {
 
     // Threads, and no process and no namespace.
     let thread = bits(libc::CLONE_THREAD);
-    insert_if(&mut rules, libc::SYS_clone, vec![masked(0, bits(NAMESPACES) | thread, thread)?])?;
+    insert_if(
+        &mut rules,
+        libc::SYS_clone,
+        vec![masked(0, NAMESPACES.into_iter().fold(thread, |all, flag| all | bits(flag)), thread)?],
+    )?;
 
     // abort() ends the process by a signal to itself.
     insert_if(&mut rules, libc::SYS_tgkill, vec![equal(0, std::process::id().into())?])?;
@@ -91,27 +95,87 @@ fn allowed() -> Result<Rules, BackendError> {
     // Reads a limit of this process.
     insert_if(&mut rules, libc::SYS_prlimit64, vec![equal(0, 0)?, masked(2, u64::MAX, 0)?])?;
 
+    // Memory that others could map is not counted by RLIMIT_DATA: only that of files, which the daemon makes.
+    let (shared, of_no_file) = (bits(libc::MAP_SHARED), bits(libc::MAP_ANONYMOUS));
+    insert_if(&mut rules, libc::SYS_mmap, vec![masked(3, shared, 0)?])?;
+    insert_if(&mut rules, libc::SYS_mmap, vec![masked(3, of_no_file, 0)?])?;
+
+    // Of its own threads, which it starts with a number of its choice: by any other number it could bind the daemon's.
+    insert_if(&mut rules, libc::SYS_sched_setaffinity, vec![equal(0, 0)?])?;
+
+    // No owner and no signal of a file: by these the kernel would signal the daemon on its behalf.
+    for command in [
+        libc::F_DUPFD,
+        libc::F_DUPFD_CLOEXEC,
+        libc::F_GETFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_GET_SEALS,
+    ] {
+        insert_if(&mut rules, libc::SYS_fcntl, vec![equal(1, bits(command))?])?;
+    }
+
     for option in [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA, libc::PR_SET_NO_NEW_PRIVS] {
         insert_if(&mut rules, libc::SYS_prctl, vec![equal(0, bits(option))?])?;
     }
     Ok(rules)
 }
 
+fn forbidden() -> Result<Rules, BackendError> {
+    let mut rules = every(&NEVER);
+    #[cfg(target_arch = "x86_64")]
+    {
+        rules.extend(every(&NEVER_X86_64));
+        // The same calls by the numbers of x32, where the kernel has it.
+        let x32: Vec<i64> = rules.keys().map(|call| call | X32).collect();
+        rules.extend(every(&x32));
+    }
+    // Signals to itself alone, and threads but no process: that would outlive it.
+    let not = |argument, value| If::new(argument, Len::Dword, Op::Ne, value);
+    insert_if(&mut rules, libc::SYS_tgkill, vec![not(0, std::process::id().into())?])?;
+    insert_if(&mut rules, libc::SYS_clone, vec![masked(0, bits(libc::CLONE_THREAD), 0)?])?;
+    for namespace in NAMESPACES {
+        insert_if(&mut rules, libc::SYS_clone, vec![masked(0, bits(namespace), bits(namespace))?])?;
+    }
+    insert_if(&mut rules, libc::SYS_prlimit64, vec![not(0, 0)?])?;
+    insert_if(&mut rules, libc::SYS_sched_setaffinity, vec![not(0, 0)?])?;
+    for command in [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX] {
+        insert_if(&mut rules, libc::SYS_fcntl, vec![equal(1, bits(command))?])?;
+    }
+    for request in [FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX] {
+        insert_if(&mut rules, libc::SYS_ioctl, vec![equal(1, request)?])?;
+    }
+    Ok(rules)
+}
+
+/// asm-generic/fcntl.h, asm-generic/sockios.h and asm-generic/ioctls.h
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
+const FIOSETOWN: u64 = 0x8901;
+const SIOCSPGRP: u64 = 0x8902;
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541C;
+/// `__X32_SYSCALL_BIT`
+#[cfg(target_arch = "x86_64")]
+const X32: i64 = 0x4000_0000;
+
 /// What a kernel might not know, so that every caller has another way.
 const UNKNOWN: [i64; 2] = [libc::SYS_clone3, libc::SYS_openat2];
 
-const NAMESPACES: i32 = libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET;
+const NAMESPACES: [i32; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
 
-const ALLOWED: [i64; 67] = [
+const ALLOWED: [i64; 62] = [
     // memory
     libc::SYS_brk,
-    libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_mprotect,
@@ -128,16 +192,13 @@ const ALLOWED: [i64; 67] = [
     libc::SYS_lseek,
     libc::SYS_close,
     libc::SYS_dup,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_fadvise64,
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
-    libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
     libc::SYS_ppoll,
     // paths, to read
     libc::SYS_newfstatat,
@@ -157,7 +218,6 @@ const ALLOWED: [i64; 67] = [
     libc::SYS_getpid,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_sched_getparam,
     libc::SYS_sched_getscheduler,
     libc::SYS_getcpu,
@@ -228,8 +288,44 @@ const BY_PATH: [i64; 9] = [
     libc::SYS_seccomp,
 ];
 
-/// What no worker for a GPU needs.
-const NEVER: [i64; 34] = [
+/// What no worker for a GPU needs. `sendmsg` would send files, and the kernel counts those against the daemon.
+const NEVER: [i64; 70] = [
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_setpriority,
+    libc::SYS_ioprio_set,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setattr,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
+    libc::SYS_kcmp,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_syslog,
     libc::SYS_socket,
     libc::SYS_socketpair,
     libc::SYS_connect,
@@ -265,3 +361,7 @@ const NEVER: [i64; 34] = [
     libc::SYS_kexec_load,
     libc::SYS_reboot,
 ];
+
+#[cfg(target_arch = "x86_64")]
+const NEVER_X86_64: [i64; 5] =
+    [libc::SYS_fork, libc::SYS_vfork, libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt];

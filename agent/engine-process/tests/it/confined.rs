@@ -39,6 +39,10 @@ fn a_worker_opens_no_socket_no_file_and_no_program() {
         "signal the daemon",
         "raise a limit",
         "be traced again",
+        "bind the daemon to a processor",
+        "have the daemon signalled",
+        "share memory of no file",
+        "send a file",
     ] {
         assert!(outcome(&loading, never).starts_with("refused"), "{loading:?}");
         assert!(outcome(&running, never).starts_with("refused"), "{running:?}");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{EngineError, LoadError};
+use engine::{Backend as _, EngineError, LoadError};
 use mast_engine_process::{Config, ProcessBackend};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -89,7 +89,13 @@ fn a_lost_device_takes_its_worker_along() {
 #[test]
 fn a_load_that_ends_its_worker_is_a_failed_load() {
     let backend = script(config());
-    for (name, told) in [("abort", "SIGABRT"), ("panic", "while loading"), ("refuse", "this model")] {
+    for (name, told) in [
+        ("abort", "SIGABRT"),
+        ("abort", "its last line was: free(): invalid pointer"),
+        ("exit", "exit status: 7"),
+        ("panic", "while loading"),
+        ("refuse", "this model"),
+    ] {
         match load(&backend, name, b"") {
             Err(error @ (LoadError::Refused { .. } | LoadError::Unsupported { .. })) => {
                 assert!(error.to_string().contains(told), "{name}: {error}");
@@ -101,6 +107,53 @@ fn a_load_that_ends_its_worker_is_a_failed_load() {
 }
 
 #[test]
+fn the_death_of_an_idle_worker_is_told_at_once() {
+    let backend = script(config());
+    let (tell, told) = std::sync::mpsc::sync_channel(8);
+    let watch = |engine: &dyn engine::Engine, who: &'static str| {
+        let tell = tell.clone();
+        engine.on_lost(Box::new(move |how| tell.send((who, how.to_owned())).unwrap()));
+    };
+    let (unloaded, idle) = (engine(&backend, b""), engine(&backend, b""));
+    let lane = idle.share().unwrap();
+    let gone = idle.share().unwrap();
+    for (engine, who) in [(&unloaded, "unloaded"), (&idle, "idle"), (&lane, "lane"), (&gone, "gone")] {
+        watch(&**engine, who);
+    }
+    // What is dropped is not lost.
+    drop((unloaded, gone));
+    kill_process(pid(&backend), Signal::KILL).unwrap();
+    let wait = || told.recv_timeout(Duration::from_secs(5)).unwrap();
+    let mut both = [wait(), wait()];
+    both.sort();
+    assert!(both.iter().all(|(_, how)| how.contains("SIGKILL")), "{both:?}");
+    assert_eq!(both.map(|(who, _)| who), ["idle", "lane"]);
+    watch(&*lane, "late");
+    assert_eq!(wait().0, "late");
+    drop((idle, lane));
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
+fn loads_that_are_the_first_on_a_gpu_share_a_worker() {
+    let gpu = engine::Device { id: "GPU-1".to_owned(), name: "a GPU".to_owned() };
+    let backend = crate::support::script_on(gpu);
+    let loads = [(); 4].map(|()| {
+        let backend = std::sync::Arc::clone(&backend);
+        std::thread::spawn(move || {
+            let options =
+                engine::LoadOptions { providers: vec![engine::Provider::Cuda], ..Default::default() };
+            backend.load(&crate::support::file("test", b"").source, &options).unwrap().engine
+        })
+    });
+    for mut engine in loads.map(|load| load.join().unwrap()) {
+        assert_eq!(read_floats(&engine.run(&one(&[1.0])).unwrap()[0][0]), [1.0]);
+    }
+    assert_eq!(backend.started(), 1);
+    assert!(backend.workers().is_empty());
+}
+
+#[test]
 fn a_program_that_is_no_worker_is_a_failed_load() {
     let program = mast_engine_process::WorkerProgram { program: "/bin/true".into(), ..Default::default() };
     let cpu = engine::Device { id: "cpu".to_owned(), name: "CPU".to_owned() };
@@ -109,18 +162,66 @@ fn a_program_that_is_no_worker_is_a_failed_load() {
     assert!(error.contains("did not start") && error.contains("exit status: 0"), "{error}");
 }
 
-/// One process, so that no other test's files are counted.
+/// As a test runner of its own, so that no other test's files and memory are counted: true in there.
+fn alone(name: &str) -> bool {
+    const MARK: &str = "MAST_TEST_ALONE";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let alone = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+    false
+}
+
+/// Resident memory of a process in KiB, of its own and shared.
+fn resident(pid: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let value = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    value("RssAnon:") + value("RssShmem:")
+}
+
+#[test]
+fn an_unload_gives_all_memory_back() {
+    if !alone("death::an_unload_gives_all_memory_back") {
+        return;
+    }
+    const WIDTH: usize = 1 << 20;
+    let backend = script(Config { arena_bytes: 64 << 20, ..config() });
+    let values = vec![1.0; WIDTH];
+    let cycle = || {
+        let mut engine = engine(&backend, b"");
+        let idle = engine.footprint().unwrap().host_bytes;
+        let outputs = engine.run(&one(&values)).unwrap();
+        assert_eq!(outputs[0][0].data().len(), WIDTH * 4);
+        // The arena is counted: what was run through it is there.
+        let used = engine.footprint().unwrap().host_bytes;
+        assert!(used > idle + WIDTH as u64 * 4, "{used} bytes, {idle} before the run");
+        let loaded = resident("self") + resident(&pid(&backend).as_raw_pid().to_string());
+        drop((outputs, engine));
+        // No worker is left, so the daemon's own is all there is.
+        assert!(backend.workers().is_empty());
+        (loaded, resident("self"))
+    };
+    let repeat = |cycles: u32| (0..cycles).fold((0, 0), |_, _| cycle());
+    let (loaded_before, before) = repeat(6);
+    let (loaded_after, after) = repeat(50);
+    println!("loaded {loaded_before} KiB, {loaded_after} after 50 cycles; unloaded {before}, {after}");
+    let within = |before: u64, after: u64| after <= before + loaded_before / 20;
+    assert!(within(loaded_before, loaded_after), "loaded: {loaded_after} KiB, {loaded_before} before");
+    assert!(within(before, after), "unloaded: {after} KiB, {before} before");
+    assert_eq!((backend.started(), shared_mappings()), (56, 0));
+}
+
 #[test]
 fn five_hundred_loads_and_unloads_leave_nothing_behind() {
-    const MARK: &str = "MAST_TEST_ALONE";
-    if std::env::var_os(MARK).is_none() {
-        let name = "death::five_hundred_loads_and_unloads_leave_nothing_behind";
-        let alone = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(MARK, "1")
-            .output()
-            .unwrap();
-        assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+    if !alone("death::five_hundred_loads_and_unloads_leave_nothing_behind") {
         return;
     }
     let backend = script(config());

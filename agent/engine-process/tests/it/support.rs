@@ -44,6 +44,18 @@ pub(crate) fn script(config: Config) -> ProcessBackend {
     backend_of(config, &["worker"], "script", &[])
 }
 
+/// The same, on a machine that has a GPU as well.
+pub(crate) fn script_on(gpu: Device) -> std::sync::Arc<ProcessBackend> {
+    let cpu = Device { id: "cpu".to_owned(), name: "by the daemon".to_owned() };
+    let program = WorkerProgram {
+        program: program(),
+        args: vec!["worker".to_owned()],
+        settings: "script".to_owned(),
+        ..WorkerProgram::default()
+    };
+    std::sync::Arc::new(ProcessBackend::new(config(), program, vec![cpu, gpu], Provider::ALL.to_vec()))
+}
+
 pub(crate) fn liar(lie: &str) -> ProcessBackend {
     backend_of(config(), &[lie], "", &[])
 }
