@@ -88,6 +88,8 @@ pub(crate) fn over_limit(limit: u64) -> Error {
 pub(crate) struct Reader {
     body: Body,
     pending: Bytes,
+    /// What had arrived behind a piece that was unpacked into `pending`.
+    behind: Bytes,
     /// What may still come before the body is over the limit.
     allowance: u64,
     limit: u64,
@@ -100,12 +102,12 @@ impl Reader {
     pub(crate) fn new(body: Body, limit: u64, time: Duration) -> Self {
         let ended = body.is_end_stream();
         let deadline = Some(Instant::now() + time);
-        Self { body, pending: Bytes::new(), allowance: limit, limit, deadline, ended }
+        Self { body, pending: Bytes::new(), behind: Bytes::new(), allowance: limit, limit, deadline, ended }
     }
 
     /// Bytes that are still to come, when the client announced how many.
     pub(crate) fn left(&self) -> Option<u64> {
-        let pending = u64::try_from(self.pending.len()).unwrap_or(u64::MAX);
+        let pending = u64::try_from(self.pending.len() + self.behind.len()).unwrap_or(u64::MAX);
         if self.ended { Some(pending) } else { Some(self.body.size_hint().exact()?.saturating_add(pending)) }
     }
 
@@ -121,6 +123,10 @@ impl Reader {
     /// Makes `pending` non-empty; false at the end of the body.
     async fn advance(&mut self) -> Result<bool, ReadError> {
         while self.pending.is_empty() {
+            if !self.behind.is_empty() {
+                self.pending = std::mem::take(&mut self.behind);
+                break;
+            }
             if self.ended {
                 return Ok(false);
             }
@@ -252,28 +258,30 @@ impl Reader {
             return Ok(());
         }
         let packed = self.rest(budget).await?;
-        let mut plain = Vec::new();
-        let mut decoder: Box<dyn Read + Send> = match encoding {
-            Encoding::Gzip => Box::new(GzDecoder::new(&*packed)),
-            Encoding::Identity | Encoding::Deflate => Box::new(ZlibDecoder::new(&*packed)),
-        };
-        let mut piece = vec![0_u8; 64 << 10];
-        loop {
-            // Other connections share this thread.
-            tokio::task::yield_now().await;
-            let read =
-                decoder.read(&mut piece).map_err(|_| Error::invalid("the compressed body is malformed"))?;
-            if read == 0 {
-                break;
-            }
-            if u64::try_from(plain.len() + read).unwrap_or(u64::MAX) > self.limit {
-                return Err(self.over_limit().into());
-            }
-            budget.spend(read)?;
-            plain.extend_from_slice(piece.get(..read).unwrap_or_default());
-        }
-        self.pending = plain.into();
+        self.pending = inflate(&packed, encoding, self.limit, budget).await?;
         Ok(())
+    }
+
+    /// Unpacks the next `length` bytes and says how many they are then: at most `limit`. They are read as if they had
+    /// been sent plain. After [`ReadError::Refused`] they are gone, and the body goes on behind them.
+    ///
+    /// What was unpacked before has been read to its end, and `budget` has room for `length` bytes.
+    pub(crate) async fn unpack_next(
+        &mut self,
+        length: u64,
+        encoding: Encoding,
+        limit: u64,
+        budget: &mut Budget,
+    ) -> Result<u64, ReadError> {
+        let length = usize::try_from(length).map_err(|_| over_limit(limit))?;
+        let packed = self.take(length, budget).await?.ok_or(ReadError::Malformed)?;
+        let plain = inflate(&packed, encoding, limit, budget).await?;
+        if self.pending.is_empty() {
+            self.pending = std::mem::take(&mut self.behind);
+        }
+        let length = u64::try_from(plain.len()).unwrap_or(u64::MAX);
+        self.behind = std::mem::replace(&mut self.pending, plain);
+        Ok(length)
     }
 
     /// Takes the little that has arrived already; true when that was all, so that the connection can go on.
@@ -292,5 +300,35 @@ impl Reader {
             Poll::Ready(self.ended)
         })
         .await
+    }
+}
+
+/// What `packed` is when it is unpacked: at most `limit` bytes, each with room in the budget before it is kept.
+async fn inflate(
+    packed: &[u8],
+    encoding: Encoding,
+    limit: u64,
+    budget: &mut Budget,
+) -> Result<Bytes, ReadError> {
+    let mut decoder: Box<dyn Read + Send + '_> = match encoding {
+        Encoding::Identity => Box::new(packed),
+        Encoding::Gzip => Box::new(GzDecoder::new(packed)),
+        Encoding::Deflate => Box::new(ZlibDecoder::new(packed)),
+    };
+    let mut plain = Vec::new();
+    let mut piece = vec![0_u8; 64 << 10];
+    loop {
+        // Other connections share this thread.
+        tokio::task::yield_now().await;
+        let read =
+            decoder.read(&mut piece).map_err(|_| Error::invalid("the compressed body is malformed"))?;
+        if read == 0 {
+            return Ok(plain.into());
+        }
+        if u64::try_from(plain.len() + read).unwrap_or(u64::MAX) > limit {
+            return Err(over_limit(limit).into());
+        }
+        budget.spend(read)?;
+        plain.extend_from_slice(piece.get(..read).unwrap_or_default());
     }
 }

@@ -27,8 +27,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -38,11 +38,14 @@ use tonic_health::pb::health_server::HealthServer;
 use wire::{Error, ErrorCode};
 
 use crate::app::App;
-use crate::body::{Budget, Reader};
+use crate::body::{Budget, Encoding, Reader};
 use generated::grpc_inference_service_server::GrpcInferenceServiceServer;
 
 /// The longest message of a call that carries no tensors.
 const SMALL_LIMIT_BYTES: u64 = 64 << 10;
+
+/// How a client may pack its messages.
+const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,gzip,deflate");
 
 /// What every call of the listener needs.
 #[derive(Debug, Clone)]
@@ -81,20 +84,29 @@ pub(crate) fn router(grpc: Grpc) -> Router {
 
 /// Other media types are no gRPC, and are answered as HTTP (gRPC over HTTP/2, "Content-Type").
 async fn only_grpc(request: Request, next: Next) -> Response {
-    let media_type = request.headers().get(CONTENT_TYPE).map(axum::http::HeaderValue::as_bytes);
+    let media_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     if media_type.is_some_and(|media_type| media_type.starts_with(b"application/grpc")) {
-        return next.run(request).await;
+        let mut response = next.run(request).await;
+        response.headers_mut().insert("grpc-accept-encoding", ACCEPTED);
+        return response;
     }
     StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response()
 }
 
 /// Reads a small message to its end, so that no call waits for a client without a limit and a deadline.
 async fn whole(State(grpc): State<Grpc>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let mut reader = Reader::new(body, SMALL_LIMIT_BYTES, grpc.app.body_time);
     let read = async {
+        let encoding = infer::encoding(&parts.headers)?;
         let mut budget = Budget::reserve(&grpc.app.serve, 0)?;
-        reader.rest(&mut budget).await.map_err(|error| status::unread(error, None))
+        let read = if encoding == Encoding::Identity {
+            reader.rest(&mut budget).await
+        } else {
+            parts.headers.remove(infer::ENCODING);
+            message::plain(&mut reader, encoding, SMALL_LIMIT_BYTES, &mut budget).await
+        };
+        read.map_err(|error| status::unread(error, None))
     };
     match read.await {
         Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,

@@ -18,7 +18,7 @@ use super::message::{self, Incoming};
 use super::status::unread;
 use super::{Grpc, request, status};
 use crate::app::App;
-use crate::body::{Budget, Reader, over_limit};
+use crate::body::{Budget, Encoding, Reader, over_limit};
 use crate::call::{Answer, Caller};
 use crate::frames::Frames;
 use crate::infer::{mark, mark_id};
@@ -28,7 +28,7 @@ pub(super) const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("appli
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 const TIMEOUT: &str = "grpc-timeout";
-const ENCODING: &str = "grpc-encoding";
+pub(super) const ENCODING: &str = "grpc-encoding";
 
 pub(super) async fn model_infer(State(grpc): State<Grpc>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
@@ -44,14 +44,16 @@ pub(super) async fn model_infer(State(grpc): State<Grpc>, request: Request) -> R
 }
 
 async fn answer(app: &Arc<App>, parts: &Parts, body: Body, trace: &mut Trace) -> Result<Response, Error> {
-    let (caller, until) = caller(app, parts)?;
+    let (caller, until, encoding) = caller(app, parts)?;
     let mut reader = Reader::new(body, u64::MAX, app.body_time);
     reader.renew(Some(deadline(app, until)));
     let missing = || Error::invalid("the call has no message");
-    let length =
-        message::next(&mut reader).await.map_err(|error| unread(error, until))?.ok_or_else(missing)?;
-    let budget = reserve(app, length)?;
-    let mut incoming = Incoming::new(&mut reader, length);
+    let prefix = message::next(&mut reader, encoding)
+        .await
+        .map_err(|error| unread(error, until))?
+        .ok_or_else(missing)?;
+    let budget = reserve(app, prefix.length)?;
+    let mut incoming = Incoming::new(&mut reader, prefix);
     let mut id = String::new();
     let (call, asked) = request::read(app, caller, &mut incoming, budget, &mut id)
         .await
@@ -61,15 +63,24 @@ async fn answer(app: &Arc<App>, parts: &Parts, body: Body, trace: &mut Trace) ->
     Ok(respond(frames, &answer))
 }
 
-/// Who calls and until when, before any message is read.
-pub(super) fn caller(app: &App, parts: &Parts) -> Result<(Caller, Option<Instant>), Error> {
+/// Who calls, until when, and how messages may be packed, before any is read.
+pub(super) fn caller(app: &App, parts: &Parts) -> Result<(Caller, Option<Instant>, Encoding), Error> {
     let until = timeout(&parts.headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
     let caller = Caller::of(app, parts)?.until(until);
-    if parts.headers.get(ENCODING).is_some_and(|coding| coding != "identity") {
-        let text = "compressed messages are not served: send with grpc-encoding identity";
-        return Err(Error::new(ErrorCode::Unsupported, text));
+    Ok((caller, until, encoding(&parts.headers)?))
+}
+
+/// `grpc-encoding`, by which a message is packed when its flag says so. gRPC's deflate is zlib (RFC 1950).
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Error> {
+    match headers.get(ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Ok(Encoding::Identity),
+        Some(b"gzip") => Ok(Encoding::Gzip),
+        Some(b"deflate") => Ok(Encoding::Deflate),
+        Some(_) => {
+            let text = "grpc-encoding is none of identity, gzip and deflate";
+            Err(Error::new(ErrorCode::Unsupported, text))
+        }
     }
-    Ok((caller, until))
 }
 
 /// When a message that begins now must have arrived.

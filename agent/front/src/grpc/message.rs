@@ -1,23 +1,54 @@
 //! Messages as they arrive: gRPC's framing (gRPC over HTTP/2, "Length-Prefixed-Message") and the outer fields of a
 //! protobuf message, so that each can be judged before it is read.
 
+use bytes::Bytes;
 use engine::BufferMut;
 use wire::{Error, ErrorCode};
 
-use crate::body::{Budget, ReadError, Reader};
+use crate::body::{Budget, Encoding, ReadError, Reader, over_limit};
 
-/// The length of the next message; `None` at the end of the stream.
-pub(super) async fn next(reader: &mut Reader) -> Result<Option<u64>, ReadError> {
+/// What stands before a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prefix {
+    /// Bytes on the connection.
+    pub(super) length: u64,
+    pub(super) encoding: Encoding,
+}
+
+/// The prefix of the next message; `None` at the end of the stream. `encoding` is the call's, which each message may
+/// use or not.
+pub(super) async fn next(reader: &mut Reader, encoding: Encoding) -> Result<Option<Prefix>, ReadError> {
     let Some(flag) = reader.byte().await? else { return Ok(None) };
     let mut length = [0; 4];
     for byte in &mut length {
         *byte = reader.byte().await?.ok_or(ReadError::Malformed)?;
     }
+    let length = u64::from(u32::from_be_bytes(length));
     match flag {
-        0 => Ok(Some(u64::from(u32::from_be_bytes(length)))),
-        1 => Err(Error::new(ErrorCode::Unsupported, "compressed messages are not served").into()),
+        0 => Ok(Some(Prefix { length, encoding: Encoding::Identity })),
+        1 if encoding == Encoding::Identity => {
+            // The code is gRPC's own (grpc/doc/compression.md).
+            Err(Error::new(ErrorCode::Internal, "a compressed message, and grpc-encoding names no way")
+                .into())
+        }
+        1 => Ok(Some(Prefix { length, encoding })),
         _ => Err(ReadError::Malformed),
     }
+}
+
+/// The one message of a small call, with its prefix, as if it had been sent plain.
+pub(super) async fn plain(
+    reader: &mut Reader,
+    encoding: Encoding,
+    limit: u64,
+    budget: &mut Budget,
+) -> Result<Bytes, ReadError> {
+    let Some(prefix) = next(reader, encoding).await? else { return Ok(Bytes::new()) };
+    let mut incoming = Incoming::new(reader, prefix);
+    incoming.unpack(limit, budget).await?;
+    let length = u32::try_from(incoming.left).map_err(|_| over_limit(limit))?;
+    let rest = reader.rest(budget).await?;
+    Ok([&[0], &length.to_be_bytes()[..], &rest].concat().into())
 }
 
 /// A message that is being read.
@@ -25,6 +56,7 @@ pub(super) async fn next(reader: &mut Reader) -> Result<Option<u64>, ReadError> 
 pub(super) struct Incoming<'a> {
     reader: &'a mut Reader,
     left: u64,
+    encoding: Encoding,
 }
 
 /// How a field's value is written (protobuf encoding, "wire types"). Groups are not part of any message here.
@@ -44,8 +76,18 @@ pub(super) struct Field {
 }
 
 impl<'a> Incoming<'a> {
-    pub(super) fn new(reader: &'a mut Reader, length: u64) -> Self {
-        Self { reader, left: length }
+    pub(super) fn new(reader: &'a mut Reader, Prefix { length, encoding }: Prefix) -> Self {
+        Self { reader, left: length, encoding }
+    }
+
+    /// Unpacks the message where it is packed; then it has at most `limit` bytes. `budget` has room for it as it came.
+    pub(super) async fn unpack(&mut self, limit: u64, budget: &mut Budget) -> Result<(), ReadError> {
+        let encoding = std::mem::replace(&mut self.encoding, Encoding::Identity);
+        if encoding != Encoding::Identity {
+            let packed = std::mem::take(&mut self.left);
+            self.left = self.reader.unpack_next(packed, encoding, limit, budget).await?;
+        }
+        Ok(())
     }
 
     /// `None` at the end of the message.

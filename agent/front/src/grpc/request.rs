@@ -16,7 +16,7 @@ use engine::Buffer;
 const RAW: Field = Field { number: 7, wire: Wire::Length };
 
 /// Reads a ModelInferRequest off the connection: its head, which names the model, and then each tensor behind it into
-/// the memory of that model. `budget` holds the whole message; `id` is set to the client's as soon as it is known.
+/// the memory of that model. `budget` holds the whole message as it came; `id` is set to the client's as soon as it is known.
 ///
 /// # Errors
 /// After [`ReadError::Refused`] the rest of the message is still to be read.
@@ -27,6 +27,7 @@ pub(super) async fn read(
     mut budget: Budget,
     id: &mut String,
 ) -> Result<(Call, Asked), ReadError> {
+    incoming.unpack(app.body_limit, &mut budget).await?;
     let (head, tensors_follow) = read_head(incoming, &mut budget).await?;
     budget.spend(weigh(&head)?)?;
     let request = ModelInferRequest::decode(head.as_slice())

@@ -53,8 +53,15 @@ impl GrpcInferenceService for Grpc {
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let principal = Principal::of(request.extensions());
         let ModelReadyRequest { name, version } = request.into_inner();
-        let ready = permitted(&principal, &name, &version)
-            .and_then(|target| self.serve().is_model_ready(&target.model, target.version));
+        let ready = permitted(&principal, &name, &version).and_then(|target| {
+            match self.serve().is_model_ready(&target.model, target.version) {
+                // Triton: what is not there is not ready, and that is no error.
+                Err(error) if matches!(error.code, ErrorCode::UnknownModel | ErrorCode::NotFound) => {
+                    Ok(false)
+                }
+                ready => ready,
+            }
+        });
         answer(ready.map(|ready| ModelReadyResponse { ready }))
     }
 

@@ -22,11 +22,11 @@ use wire::{Error, ErrorCode};
 
 use super::encode::{self, Form};
 use super::infer::{APPLICATION_GRPC, caller, deadline, reserve};
-use super::message::{self, Incoming};
+use super::message::{self, Incoming, Prefix};
 use super::status::unread;
 use super::{Grpc, request, status};
 use crate::app::App;
-use crate::body::{ReadError, Reader};
+use crate::body::{Encoding, ReadError, Reader};
 use crate::call::{Caller, Pending};
 use crate::connection::requested;
 use crate::fault::clipped;
@@ -40,14 +40,14 @@ const PIECES: usize = 4;
 
 pub(super) async fn model_stream_infer(State(grpc): State<Grpc>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let (caller, until) = match caller(&grpc.app, &parts) {
+    let (caller, until, encoding) = match caller(&grpc.app, &parts) {
         Ok(caller) => caller,
         Err(error) => return status::response(&error),
     };
     let reader = Reader::new(body, u64::MAX, grpc.app.body_time);
     let (frames, replies) = mpsc::channel(PIECES);
     let parent = Parent::of(&parts.headers);
-    let stream = Stream { grpc, caller, until, parent };
+    let stream = Stream { grpc, caller, until, encoding, parent };
     tokio::spawn(async move {
         tokio::select! {
             () = stream.run(reader, &frames) => {}
@@ -63,6 +63,7 @@ struct Stream {
     grpc: Grpc,
     caller: Caller,
     until: Option<Instant>,
+    encoding: Encoding,
     parent: Option<Parent>,
 }
 
@@ -102,16 +103,16 @@ impl Stream {
             // A place first, so that no request is read that has none.
             let Ok(place) = turns.reserve().await else { return Ok(()) };
             let next = tokio::select! {
-                next = message::next(&mut reader) => next.map_err(|error| unread(error, self.until))?,
+                next = message::next(&mut reader, self.encoding) => next.map_err(|error| unread(error, self.until))?,
                 () = requested(&mut stopping) => {
                     return Err(Error::new(ErrorCode::Unavailable, "the agent stops"));
                 }
             };
-            let Some(length) = next else { return Ok(()) };
+            let Some(prefix) = next else { return Ok(()) };
             reader.renew(Some(deadline(&self.grpc.app, self.until)));
             let admitted = if counted { Ok(()) } else { self.caller.principal().spend() };
             counted = false;
-            place.send(self.turn(&mut reader, length, admitted).await?);
+            place.send(self.turn(&mut reader, prefix, admitted).await?);
         }
     }
 
@@ -119,18 +120,18 @@ impl Stream {
     async fn turn(
         &self,
         reader: &mut Reader,
-        length: u64,
+        prefix: Prefix,
         admitted: Result<(), Error>,
     ) -> Result<Turn, Error> {
         let app = &self.grpc.app;
-        let mut incoming = Incoming::new(reader, length);
+        let mut incoming = Incoming::new(reader, prefix);
         let mut turn = Turn {
             id: String::new(),
             marks_final: false,
             outcome: Err(Error::invalid("")),
             trace: Trace::begin(app.traces.as_ref(), "grpc", self.parent),
         };
-        let read = match admitted.and_then(|()| reserve(app, length)) {
+        let read = match admitted.and_then(|()| reserve(app, prefix.length)) {
             // What could never be read is not waited for either.
             Err(error) if error.code == ErrorCode::TooLarge => return Err(error),
             Err(error) => Err(ReadError::Refused(error)),

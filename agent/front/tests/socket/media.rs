@@ -6,7 +6,13 @@ fn what_a_model_cannot_take_is_refused_by_name() {
     let image = "[image]\ninput = \"input\"\nwidth = 2\nheight = 2\n";
     add_model(&agent.repository, "blind", image);
     add_model(&agent.repository, "seeing", &format!("{image}[classify]\noutput = \"output\""));
-    add_model(&agent.repository, "torn", "[text]\ntokenizer = \"none.json\"\n[embed]\noutput = \"output\"");
+    let text = "[text]\ntokenizer = \"none.json\"";
+    let embed = "[embed]\noutput = \"output\"";
+    add_model(&agent.repository, "torn", &format!("{text}\ninputs = {{ ids = \"input\" }}\n{embed}"));
+    // What could never answer is not loaded.
+    add_model(&agent.repository, "strange", &format!("{text}\n{embed}"));
+    let refused = agent.administer("strange", "load", b"");
+    assert!(refused.status == 400 && refused.error().contains("[text]"), "{}", refused.text());
     for model in ["blind", "seeing", "torn"] {
         let loaded = agent.administer(model, "load", b"");
         assert_eq!(loaded.status, 200, "{}", loaded.text());
@@ -27,6 +33,7 @@ fn what_a_model_cannot_take_is_refused_by_name() {
     check("seeing", "IMAGE/JPEG", b"\xff\xd8\xff\xe0\0\x10JFIF", 400, "cut off");
     check("seeing", "image/png; x=y", b"\x89PNG\r\n\x1a\n", 400, "cannot decode");
     check("none", "image/png", b"", 400, "none");
+    check("blind", "text/plain", b"hot", 400, "failed to parse the request JSON buffer");
     // The folder's fault, and its path is nobody's business.
     check("torn", "text/plain", b"hot", 500, "the agent's log says why");
     agent.check_serving();

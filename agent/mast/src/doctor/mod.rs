@@ -202,8 +202,8 @@ async fn examine(args: &DoctorArgs) -> Subject {
         data_dir: args.data_dir.clone(),
         http: None,
         grpc: None,
-            model_control_mode: None,
-            load_models: Vec::new(),
+        model_control_mode: None,
+        load_models: Vec::new(),
         metrics: None,
     };
     let config = Config::load(&run_args).map_err(|error| chain(&error));

@@ -53,11 +53,18 @@ fn the_agent_its_models_and_its_repository_are_described() {
         assert_eq!(statistics.model_stats[0].inference_stats.unwrap().success.unwrap().count, 1);
     }
 
-    let model_ready = |agent: &Agent| -> bool {
-        let request = ModelReadyRequest { name: "echo".to_owned(), version: String::new() };
-        agent.call::<_, ModelReadyResponse>("ModelReady", request).unwrap().into_inner().ready
+    let version_ready = |agent: &Agent, name: &str, version: &str| -> Result<bool, Code> {
+        let request = ModelReadyRequest { name: name.to_owned(), version: version.to_owned() };
+        let ready = agent.call::<_, ModelReadyResponse>("ModelReady", request);
+        ready.map(|ready| ready.into_inner().ready).map_err(|status| status.code())
     };
+    let model_ready = |agent: &Agent| version_ready(agent, "echo", "").unwrap();
     assert!(model_ready(&agent));
+    // What is not there is not ready, as in Triton; what can be no version is an error.
+    assert_eq!(version_ready(&agent, "echo", "1"), Ok(true));
+    assert_eq!(version_ready(&agent, "echo", "7"), Ok(false));
+    assert_eq!(version_ready(&agent, "nobody", ""), Ok(false));
+    assert_eq!(version_ready(&agent, "echo", "one"), Err(Code::InvalidArgument));
     assert_eq!(agent.administer("echo", "unload", b"").status, 200);
     assert!(!model_ready(&agent));
     let index = RepositoryIndexRequest::default();

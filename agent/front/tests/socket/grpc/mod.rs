@@ -3,5 +3,6 @@
 mod access;
 mod calls;
 mod client;
+mod compression;
 mod limits;
 mod streams;
