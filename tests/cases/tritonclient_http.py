@@ -1,6 +1,8 @@
 """tritonclient's HTTP client against an agent that serves `add` (y = x + 1, float32 [n, 4]) and `slow` (tens of milliseconds).
 
-    tritonclient_http.py HOST:PORT
+    tritonclient_http.py HOST:PORT KEY
+
+The agent knows the key, whose owner may administer, and no other.
 
 Ends with "all checks held", or fails at the first that does not.
 """
@@ -10,6 +12,16 @@ import sys
 import numpy as np
 import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
+
+
+class Key(http.InferenceServerClientPlugin):
+    """Sends the key with every request."""
+
+    def __init__(self, key):
+        self.key = key
+
+    def __call__(self, request):
+        request.headers = {**(request.headers or {}), "mast-key": self.key}
 
 
 def infer(client, binary, rows=2, **options):
@@ -128,8 +140,23 @@ def loads(client):
     infer(client, True)
 
 
+def needs_a_key(address):
+    """Whoever has none is told whether the server lives, and nothing else."""
+    for key in (None, "mast_of_somebody_else_0123456789abcdefghijklmnop"):
+        client = http.InferenceServerClient(address)
+        if key:
+            client.register_plugin(Key(key))
+        assert client.is_server_live() and client.is_server_ready()
+        refused(lambda: infer(client, True), "key", status="401")
+        refused(lambda: client.get_model_metadata("add"), "key", status="401")
+        refused(lambda: client.unload_model("add"), "key", status="401")
+
+
 def main():
-    client = http.InferenceServerClient(sys.argv[1], concurrency=8)
+    address, key = sys.argv[1:]
+    needs_a_key(address)
+    client = http.InferenceServerClient(address, concurrency=8)
+    client.register_plugin(Key(key))
     for check in (describes, infers, counts, classifies, parameters_and_priority, times_out, errors, loads):
         check(client)
     print("all checks held")

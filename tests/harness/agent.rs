@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::{self, Connection, Request, Response};
-use crate::{Process, files, wait_for, workspace};
+use crate::{Process, Tree, files, wait_for, workspace};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -53,6 +53,12 @@ impl Setup {
     /// Adds `<model>/1/model.onnx`.
     pub fn model(self, model: &str, onnx: &[u8], toml: &str) -> Result<Self> {
         files::add_model(&self.repository, model, 1, onnx, toml)?;
+        Ok(self)
+    }
+
+    /// Writes a file of a model's folder, such as `config.pbtxt`.
+    pub fn model_file(self, path: &str, content: impl AsRef<[u8]>) -> Result<Self> {
+        files::write(self.repository.join(path), content)?;
         Ok(self)
     }
 
@@ -204,6 +210,27 @@ impl Agent {
     /// A request over the control socket.
     pub fn control(&self, request: &Request) -> Result<Response> {
         Connection::unix(&self.control_socket())?.send(request)
+    }
+
+    /// What the repository index says of a model, a row for each version that is known.
+    pub fn index(&self, model: &str) -> Result<Vec<Value>> {
+        let index = self.control(&Request::post("/v2/repository/index", ""))?;
+        let rows = index.json()?.as_array().cloned().with_context(|| format!("no index: {index}"))?;
+        Ok(rows.into_iter().filter(|row| row["name"] == model).collect())
+    }
+
+    /// Asks for a model to be loaded, as its operator may.
+    pub fn load(&self, model: &str) -> Result<Response> {
+        self.control(&Request::post(&format!("/v2/repository/models/{model}/load"), "{}"))
+    }
+
+    pub fn unload(&self, model: &str) -> Result<Response> {
+        self.control(&Request::post(&format!("/v2/repository/models/{model}/unload"), "{}"))
+    }
+
+    /// The processes that run models.
+    pub fn workers(&self) -> Result<Vec<u32>> {
+        Ok(Tree::of(self.process.id())?.with_argument("worker"))
     }
 
     /// Waits until the status is as wanted and returns it.

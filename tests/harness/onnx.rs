@@ -3,13 +3,18 @@
 
 const FLOAT: u64 = 1;
 
-/// `y = x + 1` over float32 `[-1, columns]`, batchable along the first dimension.
+/// [`add`] with 1.
 pub fn add_one(columns: u64) -> Vec<u8> {
-    let one = tensor("one", &[1], &1f32.to_le_bytes());
-    let node = node("Add", &["x", "one"], &["y"], "add");
+    add(1.0, columns)
+}
+
+/// `y = x + what` over float32 `[-1, columns]`, batchable along the first dimension.
+pub fn add(what: f32, columns: u64) -> Vec<u8> {
+    let what = tensor("what", &[1], &what.to_le_bytes());
+    let node = node("Add", &["x", "what"], &["y"], "add");
     model(
         &[node],
-        &[one],
+        &[what],
         &value("x", &[Dim::Any("n"), Dim::Is(columns)]),
         &value("y", &[Dim::Any("n"), Dim::Is(columns)]),
     )

@@ -1,11 +1,13 @@
 //! Clients that nobody here wrote.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use harness::{Agent, Setup, onnx, workspace};
 
-use crate::{assert_serves, setup_with_add};
+use crate::setup_with_add;
 
 /// Runs a program of tests/cases, which ends with "all checks held".
 fn check(agent: &Agent, program: &str, addresses: &[String]) -> Result<()> {
@@ -21,24 +23,31 @@ fn check(agent: &Agent, program: &str, addresses: &[String]) -> Result<()> {
     Ok(())
 }
 
+const KEY: &str = "mast_of_the_tests_0123456789abcdefghijklmnopqrstuvwxyz";
+/// `printf %s KEY | sha256sum`.
+const SHA256: &str = "25abe65d60f7d0d7bd48c60f96b224d8b670c9e8da36fafe0133eea32f40018e";
+
+/// An agent that asks every caller for a key and has one, of who may also administer.
 fn agent() -> Result<Agent> {
-    setup_with_add()?.model("slow", &onnx::slow(60), "")?.start()
+    let setup = setup_with_add()?.model("slow", &onnx::slow(60), "")?;
+    let keys = setup.dir().join("keys.toml");
+    harness::files::write(&keys, format!("[[key]]\nid = \"tests\"\nsha256 = \"{SHA256}\"\nadmin = true\n"))?;
+    std::fs::set_permissions(&keys, Permissions::from_mode(0o600))?;
+    setup.config(&format!("[listen.keys]\nfile = {keys:?}")).start()
 }
 
-/// tritonclient from PyPI: inference in JSON and binary, metadata, configuration, statistics, repository.
+/// tritonclient from PyPI: inference in JSON and binary, metadata, configuration, statistics, repository; with a key and without.
 #[test]
 fn tritonclient_http() -> Result<()> {
     let agent = agent()?;
-    check(&agent, "tritonclient_http.py", &[agent.http.to_string()])?;
-    assert_serves(&agent)
+    check(&agent, "tritonclient_http.py", &[agent.http.to_string(), KEY.to_owned()])
 }
 
 /// The same over gRPC, and streams, typed contents and health.
 #[test]
 fn tritonclient_grpc() -> Result<()> {
     let agent = agent()?;
-    check(&agent, "tritonclient_grpc.py", &[agent.grpc.to_string()])?;
-    assert_serves(&agent)
+    check(&agent, "tritonclient_grpc.py", &[agent.grpc.to_string(), KEY.to_owned()])
 }
 
 /// A model from a repository of Triton's, with its state declared in config.pbtxt: sequences of many callers at once.

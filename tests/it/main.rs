@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod bad_start;
+mod budget;
 mod cli;
 mod clients;
 mod deploy;
@@ -18,11 +19,16 @@ mod media;
 mod no_hub;
 mod outbox;
 mod overload;
+mod priorities;
 mod processes;
 mod refuse;
 mod repository;
+mod sequences;
 mod telemetry;
 mod traces;
+mod triton_repository;
+mod versions;
+mod workers;
 
 use anyhow::{Result, ensure};
 use harness::{Agent, Setup, infer as body, onnx};

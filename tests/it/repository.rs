@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::http::{self, Request};
-use harness::infer::{first_output, json as json_body};
-use harness::{Agent, files, onnx};
+use harness::infer::json as json_body;
+use harness::{Agent, onnx};
 use serde_json::Value;
 
 use crate::{assert_serves, setup_with_add};
@@ -23,46 +23,25 @@ fn entry(agent: &Agent, model: &str) -> Result<Value> {
         .with_context(|| format!("no {model} in {index:?}"))
 }
 
-fn order(agent: &Agent, model: &str, what: &str) -> Result<http::Response> {
-    agent.control(&Request::post(&format!("/v2/repository/models/{model}/{what}"), "{}"))
-}
-
 #[test]
 fn load_and_unload() -> Result<()> {
     let agent = setup_with_add()?.start()?;
     ensure!(entry(&agent, "add")?["state"] == "READY", "not ready");
-    ensure!(order(&agent, "add", "unload")?.status == 200, "unload");
+    ensure!(agent.unload("add")?.status == 200, "unload");
     ensure!(entry(&agent, "add")?["state"] == "UNAVAILABLE", "still there");
     let response = agent.send(&json_body("add", "x", &[1, 4], &[0.0; 4]))?;
     ensure!(
         (400..500).contains(&response.status) && response.error()?.contains("add"),
         "unloaded: {response}"
     );
-    ensure!(order(&agent, "add", "load")?.status == 200, "load");
+    ensure!(agent.load("add")?.status == 200, "load");
     assert_serves(&agent)?;
-    let response = order(&agent, "none", "load")?;
+    let response = agent.load("none")?;
     ensure!(
         (400..500).contains(&response.status) && response.error()?.contains("none"),
         "unknown: {response}"
     );
     assert_serves(&agent)
-}
-
-#[test]
-fn a_new_version_takes_over_without_a_failed_request() -> Result<()> {
-    let agent = setup_with_add()?.start()?;
-    let http = agent.http;
-    let request = json_body("add", "x", &[1, 4], &[0.0; 4]);
-    let load = std::thread::spawn(move || {
-        harness::load::run(http, &request, 4, harness::load::Until::Requests(2000))
-    });
-    files::add_model(agent.setup().repository(), "add", 2, &onnx::add_one(4), "")?;
-    ensure!(order(&agent, "add", "load")?.status == 200, "load");
-    let outcome = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
-    ensure!(outcome.replies + outcome.refused == 2000, "{outcome:?}");
-    let response = agent.send_ok(&json_body("add", "x", &[1, 4], &[0.0; 4]))?;
-    ensure!(response.json()?["model_version"] == "2" && first_output(&response)? == [1.0; 4], "{response}");
-    Ok(())
 }
 
 #[test]
@@ -88,7 +67,7 @@ fn a_bad_model_says_why_and_leaves_the_others_alone() -> Result<()> {
         }
         let response = agent.send(&json_body(model, "x", &[1, 4], &[0.0; 4]))?;
         ensure!((400..500).contains(&response.status), "{model}: {response}");
-        let again = order(&agent, model, "load")?;
+        let again = agent.load(model)?;
         ensure!(again.status >= 400 && !again.error()?.is_empty(), "{model} loaded: {again}");
         assert_serves(&agent)
     };
@@ -99,7 +78,7 @@ fn a_bad_model_says_why_and_leaves_the_others_alone() -> Result<()> {
     check("bad-toml", &["turbo"])?;
     check("bad-provider", &["cpu"])?;
     check("bad-require", &["cuda"])?;
-    let response = order(&agent, "no-version", "load")?;
+    let response = agent.load("no-version")?;
     ensure!(response.status >= 400 && response.error()?.contains("version"), "{response}");
     assert_serves(&agent)
 }
@@ -108,7 +87,7 @@ fn a_bad_model_says_why_and_leaves_the_others_alone() -> Result<()> {
 fn uploads_are_refused() -> Result<()> {
     let agent = setup_with_add()?.start()?;
     let body = r#"{"parameters":{"config":"{}","file:1/model.onnx":"AAAA"}}"#;
-    let response = agent.control(&Request::post("/v2/repository/models/sent/load", body))?;
+    let response = agent.send(&Request::post("/v2/repository/models/sent/load", body))?;
     ensure!(response.status >= 400, "{response}");
     ensure!(!agent.setup().repository().join("sent").exists(), "something was written");
     assert_serves(&agent)

@@ -26,9 +26,14 @@ const REFUSED: [&str; 2] = ["8", "14"];
 /// One tensor: name, datatype as in the protocol, shape, little-endian bytes.
 pub type Input<'a> = (&'a str, &'a str, &'a [i64], &'a [u8]);
 
-/// A `ModelInfer` with raw contents, framed: a byte for "not compressed", four of length, the message.
+/// A `ModelInfer` with raw contents, framed.
 pub fn message(model: &str, inputs: &[Input<'_>]) -> Result<Bytes> {
-    let request = ModelInferRequest {
+    frame(&request(model, inputs))
+}
+
+/// A `ModelInfer` with raw contents.
+pub fn request(model: &str, inputs: &[Input<'_>]) -> ModelInferRequest {
+    ModelInferRequest {
         model_name: model.to_owned(),
         inputs: inputs
             .iter()
@@ -41,11 +46,15 @@ pub fn message(model: &str, inputs: &[Input<'_>]) -> Result<Bytes> {
             .collect(),
         raw_input_contents: inputs.iter().map(|(.., bytes)| bytes.to_vec().into()).collect(),
         ..ModelInferRequest::default()
-    };
+    }
+}
+
+/// A message as it goes over the wire: a byte for "not compressed", four of length, the message.
+pub fn frame(message: &impl Message) -> Result<Bytes> {
     let mut framed = BytesMut::new();
     framed.put_u8(0);
-    framed.put_u32(u32::try_from(request.encoded_len())?);
-    request.encode(&mut framed)?;
+    framed.put_u32(u32::try_from(message.encoded_len())?);
+    message.encode(&mut framed)?;
     Ok(framed.freeze())
 }
 

@@ -53,9 +53,10 @@ impl Overload {
 pub(super) fn prove(programs: &Path, effort: Effort) -> Result<Value> {
     let found = measure(programs, effort)?;
     ensure!(found.refused > 0, "nothing was refused: {found:?}");
-    ensure!(found.memory_growth <= MEMORY_LIMIT, "memory grows: {found:?}");
     ensure!(found.normal_again_s.is_some(), "never normal again: {found:?}");
     if effort.judge_times {
+        // In seconds the clients' connections have not all come yet.
+        ensure!(found.memory_growth <= MEMORY_LIMIT, "memory grows: {found:?}");
         let normal = found.normal_again_s.unwrap_or(f64::MAX);
         ensure!(found.refusal_p99_ms < REFUSAL_LIMIT_MS, "refused too late: {found:?}");
         ensure!(found.goodput_ratio() >= GOODPUT_LIMIT, "the overload costs goodput: {found:?}");
