@@ -58,7 +58,7 @@
 //!
 //! A model without `max_batch_size` does not batch, even where its axes would allow it: only its owner knows
 //! whether rows are independent. A folder with neither `model.toml` nor `config.pbtxt`, and a `config.pbtxt` that
-//! leaves inputs or outputs out, is completed as Triton does it ([`ModelConfig::complete`]).
+//! leaves inputs or outputs out, is completed as Triton does it (`ModelConfig::complete`).
 //!
 //! Beside a `config.pbtxt` ([`pbtxt`]) this file says only what Triton has no word for: a key that both say is an
 //! error that names both.
@@ -141,7 +141,7 @@ pub struct ModelConfig {
     pub gpus: Vec<u32>,
     #[serde(skip)]
     pub source: Source,
-    /// Whether [`ModelConfig::complete`] has something to do.
+    /// Whether `ModelConfig::complete` has something to do.
     #[serde(skip)]
     pub completes: bool,
     /// What of the configuration is not as its owner wrote it.
