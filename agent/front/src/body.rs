@@ -26,6 +26,18 @@ pub(crate) enum Encoding {
     Deflate,
 }
 
+impl Encoding {
+    /// By the name that HTTP and gRPC give it, which is zlib (RFC 1950) for `deflate`.
+    pub(crate) fn named(name: &[u8]) -> Option<Self> {
+        match name {
+            b"identity" => Some(Self::Identity),
+            b"gzip" => Some(Self::Gzip),
+            b"deflate" => Some(Self::Deflate),
+            _ => None,
+        }
+    }
+}
+
 /// The part of the byte budget that a request has, and how much of it is spent.
 #[derive(Debug)]
 pub(crate) struct Budget {

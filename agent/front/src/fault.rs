@@ -70,12 +70,30 @@ pub(crate) fn status_of(code: ErrorCode) -> StatusCode {
 }
 
 /// What a client without a good key is asked for (RFC 6750 §3).
-pub(crate) const CHALLENGE: &str = "Bearer realm=\"mast\"";
+const CHALLENGE: &str = "Bearer realm=\"mast\"";
 
 /// When to come back, in whole seconds as HTTP has them.
-pub(crate) fn retry_after_seconds(error: &Error) -> u64 {
+fn retry_after_seconds(error: &Error) -> u64 {
     let wait = error.retry_after.unwrap_or(Duration::from_secs(1));
     wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+/// What the headers of an error say, in whatever form its body is.
+pub(crate) fn say(response: &mut Response, error: &Error, id: Option<RequestId>, close: bool) {
+    let status = response.status();
+    let headers = response.headers_mut();
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(error)));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+    }
+    if let Some(id) = id {
+        mark_id(headers, id);
+    }
+    if close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 pub(crate) const UNKNOWN_ENCODING: &str = "Content-Encoding is not understood: send gzip, deflate or none";
@@ -106,21 +124,9 @@ impl IntoResponse for Fault {
             allowed: refusal.map(|refusal| refusal.allowed.as_str()),
         };
         let mut response = (status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(&error)));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
-        }
-        if let Some(id) = id {
-            mark_id(headers, id);
-        }
+        say(&mut response, &error, id, close);
         if encoding {
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
-        }
-        if close {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
         }
         response
     }

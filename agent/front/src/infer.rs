@@ -208,10 +208,8 @@ fn raw_shape(spec: &TensorSpec, batches: bool, length: usize) -> Result<Vec<usiz
 pub(crate) fn encoding_of(headers: &HeaderMap) -> Option<Encoding> {
     // In any case of letters (RFC 9110 §8.4.1).
     match headers.get(CONTENT_ENCODING).map(|coding| coding.as_bytes().to_ascii_lowercase()).as_deref() {
-        None | Some(b"" | b"identity") => Some(Encoding::Identity),
-        Some(b"gzip") => Some(Encoding::Gzip),
-        Some(b"deflate") => Some(Encoding::Deflate),
-        Some(_) => None,
+        None | Some(b"") => Some(Encoding::Identity),
+        Some(name) => Encoding::named(name),
     }
 }
 

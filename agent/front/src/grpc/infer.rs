@@ -70,17 +70,12 @@ pub(super) fn caller(app: &App, parts: &Parts) -> Result<(Caller, Option<Instant
     Ok((caller, until, encoding(&parts.headers)?))
 }
 
-/// `grpc-encoding`, by which a message is packed when its flag says so. gRPC's deflate is zlib (RFC 1950).
+/// `grpc-encoding`, by which a message is packed when its flag says so.
 pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Error> {
-    match headers.get(ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(Encoding::Identity),
-        Some(b"gzip") => Ok(Encoding::Gzip),
-        Some(b"deflate") => Ok(Encoding::Deflate),
-        Some(_) => {
-            let text = "grpc-encoding is none of identity, gzip and deflate";
-            Err(Error::new(ErrorCode::Unsupported, text))
-        }
-    }
+    let Some(name) = headers.get(ENCODING) else { return Ok(Encoding::Identity) };
+    Encoding::named(name.as_bytes()).ok_or_else(|| {
+        Error::new(ErrorCode::Unsupported, "grpc-encoding is none of identity, gzip and deflate")
+    })
 }
 
 /// When a message that begins now must have arrived.

@@ -1,13 +1,11 @@
 use axum::Json;
-use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use wire::{Error, ErrorCode, RequestId};
 
 use crate::body::ReadError;
-use crate::fault::{CHALLENGE, clipped, retry_after_seconds, status_of};
-use crate::infer::mark_id;
+use crate::fault::{clipped, say, status_of};
 
 /// A request that got no result, in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
 #[derive(Debug)]
@@ -98,19 +96,7 @@ impl IntoResponse for Fault {
         let Self { status, error, kind, param, code, close, id } = self;
         let body = Body { error: Words { message: clipped(&error.message), kind, param, code } };
         let mut response = (status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(&error)));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
-        }
-        if let Some(id) = id {
-            mark_id(headers, id);
-        }
-        if close {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+        say(&mut response, &error, id, close);
         response
     }
 }
