@@ -11,6 +11,7 @@ use serve::{ModelView, Serve};
 
 use crate::config::DefaultLabels;
 use crate::plans::Plans;
+use crate::refusals::RefusalTimes;
 use crate::{Config, Credentials, LogLevel, Traces};
 
 /// What the agent says about itself on `GET /control/status`.
@@ -56,6 +57,7 @@ pub(crate) struct App {
     pub(crate) traces: Option<Traces>,
     /// Requests whose labels could not be read, which the policy therefore never saw.
     pub(crate) unread_labels: AtomicU64,
+    pub(crate) refusal_times: RefusalTimes,
     pub(crate) plans: Plans,
     /// Unix seconds.
     pub(crate) started_unix: u64,
@@ -77,6 +79,7 @@ impl App {
             log_level: None,
             traces: None,
             unread_labels: AtomicU64::new(0),
+            refusal_times: RefusalTimes::default(),
             plans: Plans::default(),
             started_unix: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             label_files: LabelFiles::default(),

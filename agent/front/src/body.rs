@@ -107,14 +107,30 @@ pub(crate) struct Reader {
     limit: u64,
     /// `None`: a stream that waits for its next message.
     deadline: Option<Instant>,
+    /// When the last piece came.
+    arrived: Instant,
     ended: bool,
 }
 
 impl Reader {
     pub(crate) fn new(body: Body, limit: u64, time: Duration) -> Self {
         let ended = body.is_end_stream();
-        let deadline = Some(Instant::now() + time);
-        Self { body, pending: Bytes::new(), behind: Bytes::new(), allowance: limit, limit, deadline, ended }
+        let arrived = Instant::now();
+        Self {
+            body,
+            pending: Bytes::new(),
+            behind: Bytes::new(),
+            allowance: limit,
+            limit,
+            deadline: Some(arrived + time),
+            arrived,
+            ended,
+        }
+    }
+
+    /// When the last piece came that was read, or the header where none was.
+    pub(crate) fn arrived(&self) -> std::time::Instant {
+        self.arrived.into_std()
     }
 
     /// Bytes that are still to come, when the client announced how many.
@@ -156,6 +172,7 @@ impl Reader {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     self.allowance = self.allowance.checked_sub(length).ok_or_else(|| self.over_limit())?;
                     self.pending = data;
+                    self.arrived = Instant::now();
                 }
             }
         }

@@ -133,7 +133,8 @@ impl Call {
             priority: wishes.priority,
             sequence: wishes.sequence(),
         };
-        let reply = app.serve.infer(request, budget.into_reservation()).await?;
+        let reply = app.serve.infer(request, budget.into_reservation()).await;
+        let reply = reply.inspect_err(|error| trace.refused(app, error))?;
         Ok(Pending { id, view, wanted, reply })
     }
 }

@@ -74,6 +74,7 @@ async fn answer(
         return media::answer(app, call, kind, reader, trace).await;
     }
     let decoded = decode(reader, &mut call, header_length).await?;
+    trace.arrived(reader.arrived());
     let answer = call.submit(app, decoded, trace).await?.answer(app, trace).await?;
     let encoded = encode::reply(&answer.part, &answer.wanted, answer.context())?;
     Ok(respond(encoded, answer.id, &answer.part))

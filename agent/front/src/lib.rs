@@ -45,6 +45,7 @@ mod metrics;
 mod model;
 mod openai;
 mod plans;
+mod refusals;
 mod repository;
 mod route;
 mod socket;

@@ -85,6 +85,7 @@ pub(crate) async fn answer(
     let view = call.view().clone();
     explained(&view, kind)?;
     let body = reader.rest(&mut call.budget).await?;
+    trace.arrived(reader.arrived());
     let plan = app.plan(&view).await?;
     let (serve, asked) = (Arc::clone(&app.serve), Arc::clone(&plan));
     let (call, inputs, sent) = app

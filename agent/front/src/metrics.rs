@@ -34,6 +34,7 @@ fn render(app: &App) -> String {
     let mut refusals: BTreeMap<String, u64> = serve.refusals().into_iter().collect();
     *refusals.entry("unknown-label".to_owned()).or_default() += app.unread_labels.load(Ordering::Relaxed);
     agent(&mut page, serve.pressure(), &refusals, serve.is_ready());
+    app.refusal_times.write(&mut page);
     app.credentials.write(&mut page);
     page.into_text()
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::HeaderMap;
-use wire::{ErrorCode, Part, Ran, RequestId, Timings};
+use wire::{Error, ErrorCode, Part, Ran, RequestId, Timings};
+
+use crate::app::App;
 
 const TRACEPARENT: &str = "traceparent";
 
@@ -133,6 +135,8 @@ fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 #[derive(Debug)]
 pub(crate) struct Trace {
     id: RequestId,
+    /// When the last byte that was read of it came.
+    arrived: Instant,
     record: Option<Box<Record>>,
 }
 
@@ -159,12 +163,24 @@ impl Trace {
             };
             Box::new(Record { traces: Arc::clone(traces), begun: Instant::now(), finished })
         });
-        Self { id, record }
+        Self { id, arrived: Instant::now(), record }
     }
 
     /// Mast's own name for the request, in its reply and in the log.
     pub(crate) fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// Its last byte came then.
+    pub(crate) fn arrived(&mut self, at: Instant) {
+        self.arrived = at;
+    }
+
+    /// The request path does not take it; where that is because it does not fit, how long that took is counted.
+    pub(crate) fn refused(&self, app: &App, error: &Error) {
+        if matches!(error.code, ErrorCode::Unavailable | ErrorCode::DeadlineExceeded) {
+            app.refusal_times.count(self.arrived.elapsed());
+        }
     }
 
     /// It is about to be queued for this model.

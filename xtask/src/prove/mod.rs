@@ -19,7 +19,9 @@ use serde_json::Value;
 use crate::{cache, demo, fuzz, schemathesis, setup, test};
 
 pub(crate) use hot_swap::{HotSwap, P99_LIMIT, measure as hot_swap};
-pub(crate) use overload::{GOODPUT_LIMIT, NORMAL_LIMIT_S, Overload, REFUSAL_LIMIT_MS, measure as overload};
+pub(crate) use overload::{
+    GOODPUT_LIMIT, NORMAL_LIMIT_S, Overload, REFUSAL_LIMIT_MS, WITHIN_LIMIT, measure as overload,
+};
 pub(crate) use worker_kill::{BACK_LIMIT_S, WorkerKill, measure as worker_kill};
 
 #[derive(Debug, clap::Args)]

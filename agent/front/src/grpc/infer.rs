@@ -58,6 +58,7 @@ async fn answer(app: &Arc<App>, parts: &Parts, body: Body, trace: &mut Trace) ->
     let (call, asked) = request::read(app, caller, &mut incoming, budget, &mut id)
         .await
         .map_err(|error| unread(error, until))?;
+    trace.arrived(reader.arrived());
     let answer = call.submit(app, asked.decoded, trace).await?.answer(app, trace).await?;
     let frames = encode::reply(&answer, Form::ModelInferResponse, asked.marks_final)?;
     Ok(respond(frames, &answer))

@@ -140,6 +140,7 @@ impl Stream {
         turn.outcome = match read {
             Ok((call, asked)) => {
                 turn.marks_final = asked.marks_final;
+                turn.trace.arrived(reader.arrived());
                 call.submit(app, asked.decoded, &mut turn.trace).await
             }
             Err(ReadError::Refused(error)) => {

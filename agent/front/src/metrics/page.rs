@@ -13,7 +13,7 @@ impl Default for Page {
 }
 
 impl Page {
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.text
     }
 

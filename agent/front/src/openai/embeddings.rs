@@ -97,6 +97,7 @@ async fn answer(
     let mut budget = Budget::reserve(&app.serve, length)?;
     reader.unpack(encoding, &mut budget).await?;
     let body = reader.rest(&mut budget).await?;
+    trace.arrived(reader.arrived());
     let request = Request::read(&body)?;
     let inputs = request.inputs()?;
 

@@ -23,9 +23,11 @@ pub(super) fn overload(programs: &Programs, scale: Scale) -> Result<Findings> {
         "overload, open loop at 10 × {:.0} requests/s: last byte of the request to first of the refusal, p99",
         found.capacity_per_s
     );
+    let in_time = format!("overload: refusals made within {} ms at the server", prove::REFUSAL_LIMIT_MS);
     let again = found.normal_again_s.unwrap_or(f64::INFINITY);
     Ok(findings(vec![
         Row::at_most(what, found.refusal_p99_ms, "ms", prove::REFUSAL_LIMIT_MS),
+        Row::at_least(in_time, found.refused_in_time, "of all", prove::WITHIN_LIMIT),
         Row::at_least(
             "overload: goodput over that at 1 × (floor in requests/s)",
             found.goodput_ratio(),
