@@ -13,7 +13,11 @@ const RESHAPED: &str = r#"
     output [ {
       name: "y" data_type: TYPE_FP32 dims: [ 2, 2 ] reshape: { shape: [ 4 ] } label_filename: "labels.txt"
     } ]
-    dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 }
+    dynamic_batching {
+      preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100
+      priority_levels: 3 default_priority_level: 2
+      priority_queue_policy { key: 3 value: { max_queue_size: 5 } }
+    }
     instance_group [ { count: 2 kind: KIND_CPU } ]
     model_warmup [ {
       name: "zeros" batch_size: 1
@@ -90,6 +94,13 @@ fn what_works_there_works_here() -> Result<()> {
     ensure!(config("bare")?["max_batch_size"] == 4, "{}", config("bare")?);
     let reshaped = config("reshaped")?;
     ensure!(reshaped["max_batch_size"] == 8 && reshaped["input"][0]["dims"] == json!([2, 2]), "{reshaped}");
+    let group = &reshaped["instance_group"][0];
+    ensure!(group["count"] == 2 && group["kind"] == "KIND_CPU", "{group}");
+    let batching = &reshaped["dynamic_batching"];
+    ensure!(batching["preferred_batch_size"] == json!([4, 8]), "{batching}");
+    ensure!(batching["priority_levels"].to_string().trim_matches('"') == "3", "{batching}");
+    ensure!(batching["default_priority_level"].to_string().trim_matches('"') == "2", "{batching}");
+    ensure!(batching["priority_queue_policy"]["3"]["max_queue_size"] == 5, "{batching}");
     let metadata = http::get(agent.http, "/v2/models/reshaped")?.json()?;
     ensure!(metadata["inputs"][0]["shape"] == json!([-1, 2, 2]), "{metadata}");
 
