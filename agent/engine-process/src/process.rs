@@ -69,8 +69,10 @@ impl Worker {
         control.set_limit(START_LIMIT)?;
         // From here on an error drops, and so ends, the process.
         let mut worker = Self { process, control, arena, sandbox: SandboxReport::default() };
-        worker.control.send(&ToWorker::Start(start).encode(), Some(worker.arena.file()))?;
-        let answer = worker.control.receive().and_then(|frame| Ok(ToDaemon::decode(frame)?));
+        // One that ended at once is gone before it is told anything.
+        let told = worker.control.send(&ToWorker::Start(start).encode(), Some(worker.arena.file()));
+        let answer =
+            told.and_then(|()| worker.control.receive()).and_then(|frame| Ok(ToDaemon::decode(frame)?));
         match answer {
             Ok(ToDaemon::Ready { sandbox }) => worker.sandbox = sandbox,
             Ok(ToDaemon::NotReady { detail }) => return Err(Error::NotReady { detail }),
