@@ -177,6 +177,8 @@ impl Drain {
                 let UplinkConfig { epoch, boot, agent, site, caps, .. } = &self.config;
                 let birth = Birth::new(*epoch, *boot, agent.clone(), site.jurisdiction.clone(), caps.clone());
                 open.is_up = open.connection.greet(&birth)?;
+                // Why the last connection went. A word on this one may come before the broker's answer to the subscription.
+                self.state.detail = None;
                 open.unanswered = 1;
                 open.answered_at = now;
                 self.window.connected(packet_limit);
@@ -185,7 +187,6 @@ impl Drain {
             Happening::Subscribed => {
                 self.state.connected = true;
                 self.state.reason = BrokerReason::Connected;
-                self.state.detail = None;
                 tracing::info!(broker = %self.broker.host, port = self.broker.port, "connected to the broker");
             }
             Happening::Ack(payload) => return self.hear_hub(&payload).await,
