@@ -74,6 +74,7 @@ mod tests {
         assert_eq!(pass_on(b"\xff\n".as_slice(), Vec::new()), "\u{fffd}");
         assert_eq!(pass_on(long.as_bytes(), Vec::new()).len(), LAST);
     }
+
     #[test]
     fn a_worker_that_prints_without_end_is_cut_short_each_second() {
         let begin = Instant::now();

@@ -98,15 +98,8 @@ fn own(page: &mut Page, stats: &[ModelStats]) {
     let name = "mast_compute_duration_us";
     page.family(name, "histogram", "Compute time of requests");
     for stats in stats {
-        let mut below = 0;
-        let bounds = COMPUTE_BOUNDS_US.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
-        for (bound, count) in bounds.zip(stats.all.compute_histogram) {
-            below += count;
-            let labels = [of(stats).as_slice(), &[("le", bound)]].concat();
-            page.sample("mast_compute_duration_us_bucket", &labels, below);
-        }
-        page.sample("mast_compute_duration_us_sum", &of(stats), stats.all.compute_infer.ns / 1000);
-        page.sample("mast_compute_duration_us_count", &of(stats), below);
+        let sum_us = stats.all.compute_infer.ns / 1000;
+        page.histogram(name, &of(stats), &COMPUTE_BOUNDS_US, stats.all.compute_histogram, sum_us);
     }
 }
 

@@ -29,14 +29,8 @@ impl RefusalTimes {
     pub(crate) fn write(&self, page: &mut Page) {
         let name = "mast_refusal_duration_us";
         page.family(name, "histogram", "From the last byte of a request to its refusal by the queue");
-        let mut below = 0;
-        let bounds = BOUNDS_US.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
-        for (bound, count) in bounds.zip(&self.counts) {
-            below += count.load(Ordering::Relaxed);
-            page.sample("mast_refusal_duration_us_bucket", &[("le", bound)], below);
-        }
-        page.sample("mast_refusal_duration_us_sum", &[], self.sum_us.load(Ordering::Relaxed));
-        page.sample("mast_refusal_duration_us_count", &[], below);
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        page.histogram(name, &[], &BOUNDS_US, counts, self.sum_us.load(Ordering::Relaxed));
     }
 }
 

@@ -149,6 +149,7 @@ struct Record {
 impl Trace {
     pub(crate) fn begin(traces: Option<&Traces>, protocol: &'static str, parent: Option<Parent>) -> Self {
         let id = RequestId::next();
+        let begun = Instant::now();
         let record = traces.map(|traces| {
             let finished = Finished {
                 id,
@@ -161,9 +162,9 @@ impl Trace {
                 ran: None,
                 outcome: Outcome::Abandoned,
             };
-            Box::new(Record { traces: Arc::clone(traces), begun: Instant::now(), finished })
+            Box::new(Record { traces: Arc::clone(traces), begun, finished })
         });
-        Self { id, arrived: Instant::now(), record }
+        Self { id, arrived: begun, record }
     }
 
     /// Mast's own name for the request, in its reply and in the log.

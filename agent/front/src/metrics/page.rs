@@ -36,6 +36,27 @@ impl Page {
         self.write(format_args!(" {value}\n"));
     }
 
+    /// One series of a histogram: its buckets up to each of `bounds` and beyond the last, its sum and its count. `counts` has
+    /// one more than `bounds`, each without those below.
+    pub(crate) fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, String)],
+        bounds: &[u64],
+        counts: impl IntoIterator<Item = u64>,
+        sum: u64,
+    ) {
+        let mut below = 0;
+        let bucket = format!("{name}_bucket");
+        let bounds = bounds.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(counts) {
+            below += count;
+            self.sample(&bucket, &[labels, &[("le", bound)]].concat(), below);
+        }
+        self.sample(&format!("{name}_sum"), labels, sum);
+        self.sample(&format!("{name}_count"), labels, below);
+    }
+
     /// A label value: backslash, quote and line feed are escaped.
     fn escaped(&mut self, text: &str) {
         for character in text.chars() {
